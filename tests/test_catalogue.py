@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PARTS = {
     "kdjax.losses": {
         "adaptive_average_pool", "attention_map", "batch_coupled", "blend", "class_sums",
-        "committee", "divergence", "geometry", "interpolate", "load_balance", "route", "soften",
-        "split_target", "standardize",
+        "committee", "divergence", "geometry", "interpolate", "label_first", "load_balance",
+        "route", "sinkhorn_plan", "soften", "split_target", "standardize",
     },
     "kdjax.objectives": {
         "TaidState", "convex", "correct", "crd_step", "draw_others", "gate", "gate_init", "gated",

@@ -4,6 +4,7 @@ Student first, teacher second, then labels; options are keyword-only with the pa
 `where=` masks elements (of logits) or examples (of features); the last axis is the class axis.
 """
 
+from kdjax.losses.binary import binary_kl, binary_kl_norm
 from kdjax.losses.contrastive import (
     clip_contrastive,
     contrastive_loss,
@@ -46,8 +47,10 @@ from kdjax.losses.logits import (
     standardized,
 )
 from kdjax.losses.numerics import batch_coupled
+from kdjax.losses.ranking import label_first, pld
 from kdjax.losses.relations import rkd, rkd_angle, rkd_distance, similarity_preserving
 from kdjax.losses.targets import committee, interpolate, ofa, ps_kd, soften, taid
+from kdjax.losses.transport import sinkhorn_kd, sinkhorn_plan
 from kdjax.losses.weighting import blend, class_sums, geometry, load_balance, route
 
 __all__ = [
@@ -56,6 +59,8 @@ __all__ = [
     "attention_map",
     "attention_transfer",
     "batch_coupled",
+    "binary_kl",
+    "binary_kl_norm",
     "blend",
     "chi_squared",
     "class_sums",
@@ -78,9 +83,11 @@ __all__ = [
     "kd",
     "kd_logit_standardization",
     "kl_divergence",
+    "label_first",
     "load_balance",
     "nkd",
     "ofa",
+    "pld",
     "ps_kd",
     "reverse_kl",
     "rkd",
@@ -89,6 +96,8 @@ __all__ = [
     "route",
     "sim_clr",
     "similarity_preserving",
+    "sinkhorn_kd",
+    "sinkhorn_plan",
     "skew_kl",
     "skew_reverse_kl",
     "soft_cross_entropy",

@@ -17,7 +17,7 @@ import numpy as np
 # The families are found from wherever this file is imported.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 
-from families import features, language, logits, objectives, topk
+from families import features, language, logits, objectives, responses, topk
 
 FAMILIES = {"features": features, "language": language, "logits": logits}
 ADAPTERS = (
@@ -27,6 +27,7 @@ ADAPTERS = (
         for name, adapter in module.ADAPTERS.items()
     }
     | {f"language/{name}": adapter for name, adapter in topk.ADAPTERS.items()}
+    | {f"logits/{name}": adapter for name, adapter in responses.ADAPTERS.items()}
     | objectives.ADAPTERS
 )
 

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
+import response_cases
+from formulas import Case, cross_entropy, kl, labels_only, softmax, without
 
 from kdjax.losses import divergences, logits, targets
-
-
-def softmax(x):
-    e = np.exp(x - np.max(x, axis=-1, keepdims=True))
-    return e / np.sum(e, axis=-1, keepdims=True)
-
-
-def kl(p, q):
-    return np.sum(p * np.log(p / q))
 
 
 def js(p, q, beta=0.5):
@@ -141,15 +133,6 @@ def of_distributions(formula: Callable, temperature=1.0, smoothing=0.0, factor=1
     return of_row
 
 
-def cross_entropy(s, t, y, temperature=1.0, smoothing=0.0):
-    target = (1 - smoothing) * (np.arange(len(s)) == y) + smoothing / len(s)
-    return -np.sum(target * np.log(softmax(s / temperature)))
-
-
-def without(x, y):
-    return np.delete(x, y)
-
-
 def dkd(s, t, y, alpha=1.0, beta=8.0, temperature=4.0):
     p, q = softmax(t / temperature), softmax(s / temperature)
     target = kl(np.array([p[y], 1 - p[y]]), np.array([q[y], 1 - q[y]]))
@@ -171,20 +154,6 @@ def ofa(s, t, y, gamma=1.5, temperature=1.0):
 
 def standardize(x):
     return (x - x.mean()) / (x.std(ddof=1) + 1e-7)
-
-
-def labels_only(loss: Callable) -> Callable:
-    """Cross-entropy with the signature of the others."""
-    return lambda student, teacher, labels, **options: loss(student, labels, **options)
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """A loss `(student, teacher, labels, *, where)` and its formula on one row `(s, t, y)`."""
-
-    loss: Callable
-    formula: Callable
-    zero_at_equality: bool = False
 
 
 def _cases() -> dict[str, Case]:
@@ -235,7 +204,7 @@ def _cases() -> dict[str, Case]:
     return cases
 
 
-CASES = _cases()
+CASES = {**_cases(), **response_cases.CASES}
 
 
 def dist(s, t, y=None, beta=1.0, gamma=1.0, temperature=1.0):
@@ -253,4 +222,5 @@ BATCH_CASES = {
         functools.partial(dist, beta=2.0, gamma=0.5, temperature=4.0),
         True,
     ),
+    **response_cases.BATCH_CASES,
 }

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from kdjax.losses import divergences, logits
+from kdjax.losses import binary, divergences, logits, ranking, transport
 
 X, Y = jnp.zeros((2, 10)), jnp.array([0, 9])
 PAIR_LOSSES = [
@@ -17,6 +17,10 @@ PAIR_LOSSES = [
     logits.nkd,
     logits.dist,
     logits.kd_logit_standardization,
+    binary.binary_kl,
+    binary.binary_kl_norm,
+    ranking.pld,
+    transport.sinkhorn_kd,
 ]
 
 
@@ -43,7 +47,7 @@ def test_errors_come_at_trace_time(loss):
         jax.eval_shape(loss, X, jnp.zeros((2, 100)), Y)
 
 
-@pytest.mark.parametrize("loss", [logits.dkd, logits.nkd])
+@pytest.mark.parametrize("loss", [logits.dkd, logits.nkd, ranking.pld])
 @pytest.mark.parametrize("labels", [[0, 10], [-1, 3]])
 def test_labels_must_be_in_range(loss, labels):
     with pytest.raises(ValueError, match=r"labels lie in \[.*\], wanted 0 to 9"):
@@ -82,3 +86,14 @@ def test_types_are_checked():
         logits.kd(X + 1j, X)
     with pytest.raises(TypeError, match="unexpected keyword"):
         logits.kd(X, X, temprature=2.0)
+
+
+def test_options_of_responses_are_checked():
+    with pytest.raises(ValueError, match="weights is 'even', wanted 'teacher' or 'uniform'"):
+        ranking.pld(X, X, Y, weights="even")
+    with pytest.raises(ValueError, match="reduction is 'max', wanted 'mean' or 'sum'"):
+        transport.sinkhorn_kd(X, X, reduction="max")
+    with pytest.raises(ValueError, match="iterations is 0, wanted a number above 0"):
+        transport.sinkhorn_kd(X, X, iterations=0)
+    with pytest.raises(ValueError, match=r"eps is 0\.0, wanted a number above 0"):
+        transport.sinkhorn_plan(jnp.zeros((2, 2)), eps=0.0)
