@@ -31,7 +31,7 @@ ABOVE = {
     "models": {"base"},
     "algorithms": {"base", "losses", "models", "objectives", "parallel"},
     "evaluation": {"base", "losses"},
-    "data": {"base"},
+    "data": {"base", "distributions"},
 }
 """What each part may import from kdjax, besides itself."""
 MAY_IMPORT_FLAX = {"models", "train"}

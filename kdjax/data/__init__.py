@@ -20,8 +20,18 @@ from kdjax.data.device import normalize, prefetch_to_device, to_float
 from kdjax.data.errors import DataError
 from kdjax.data.mixing import cutmix, function_matching, mixup
 from kdjax.data.pipeline import BatchIterator, batches, eval_batches
+from kdjax.data.repeatable import repeatable
 from kdjax.data.resized_crop import random_resized_crop
 from kdjax.data.sources import load
+from kdjax.data.teacher_cache import (
+    KeepSamples,
+    KeepSignals,
+    KeepTopK,
+    TeacherCache,
+    open_teacher_cache,
+    variables_fingerprint,
+    write_teacher_cache,
+)
 
 __all__ = [
     "Augmentation",
@@ -31,6 +41,10 @@ __all__ = [
     "Digits",
     "FashionMnist",
     "Feature",
+    "KeepSamples",
+    "KeepSignals",
+    "KeepTopK",
+    "TeacherCache",
     "batches",
     "compose",
     "cutmix",
@@ -40,14 +54,18 @@ __all__ = [
     "load",
     "mixup",
     "normalize",
+    "open_teacher_cache",
     "prefetch_to_device",
     "random_crop",
     "random_flip",
     "random_noise",
     "random_resized_crop",
     "random_shift",
+    "repeatable",
     "separate_views",
     "to_float",
+    "variables_fingerprint",
+    "write_teacher_cache",
 ]
 
 

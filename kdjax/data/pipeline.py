@@ -55,6 +55,7 @@ def batches(
     process_index: int = 0,
     process_count: int = 1,
     prefetch: int = 2,
+    views: int | None = None,
     preprocess: Preprocess | None = None,
 ) -> BatchIterator:
     """Training batches.
@@ -75,6 +76,7 @@ def batches(
       process_index: which process this is (`jax.process_index()`).
       process_count: how many there are (`jax.process_count()`).
       prefetch: batches made ahead in a thread, 0 for none.
+      views: adds the field `view` `[batch]`, the epoch modulo this, for `repeatable` augmentation.
       preprocess: function of a host batch that gives one, run in that thread.
 
     Returns:
@@ -97,8 +99,9 @@ def batches(
     """
     _check_sharing(batch_size, process_index, process_count)
     _check_at_least("prefetch", prefetch, 0)
-    if epochs is not None:
-        _check_at_least("epochs", epochs, 1)
+    for name, value in (("epochs", epochs), ("views", views)):
+        if value is not None:
+            _check_at_least(name, value, 1)
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed: got {seed}, wanted 0 <= seed < 2**32")
     if not drop_remainder and process_count > 1:
@@ -110,6 +113,8 @@ def batches(
         start = number * batch_size + process_index * local_size
         stop = start + local_size if end is None else min(start + local_size, end)
         batch = dataset.take(_stream_rows(start, stop, size, seed if shuffle else None))
+        if views is not None:
+            batch["view"] = (np.arange(start, stop) // size % views).astype(np.int32)
         return batch if preprocess is None else preprocess(batch)
 
     order = {
