@@ -25,7 +25,7 @@ PARTS = {
         "reduce", "share_network", "taid_update", "teacher_is_right", "told_apart", "total_loss",
         "weighted", "weighted_sum", "with_labels",
     },
-    "kdjax.algorithms": {"Player", "Teacher", "algorithm", "bilevel", "train_step"},
+    "kdjax.algorithms": {"Guards", "Player", "Teacher", "algorithm", "bilevel", "train_step"},
 }  # fmt: skip
 """What methods are made of; everything else that is public is a method."""
 

@@ -2,6 +2,7 @@
 
 from kdjax.algorithms.bilevel import bilevel
 from kdjax.algorithms.engine import algorithm
+from kdjax.algorithms.guards import Guards
 from kdjax.algorithms.players import Player, Teacher
 from kdjax.algorithms.schemes import (
     average_self_distillation,
@@ -13,6 +14,7 @@ from kdjax.algorithms.schemes import (
 from kdjax.algorithms.train_step import train_step
 
 __all__ = [
+    "Guards",
     "Player",
     "Teacher",
     "algorithm",

@@ -11,6 +11,7 @@ import optax
 
 from kdjax.algorithms import engine, players
 from kdjax.algorithms.gradients import Phase
+from kdjax.algorithms.guards import Guards, counted, guarded, settled, watched
 from kdjax.algorithms.players import Player, Setting, Teacher
 from kdjax.base import Algorithm, Batch, Key, TrainState, Variables
 from kdjax.objectives.compose import total_loss
@@ -23,6 +24,7 @@ def bilevel(
     *,
     augment: engine.Augment | None = None,
     validation: str = "validation",
+    guards: Guards | None = None,
 ) -> Algorithm:
     """A student learns the lower loss; a second player learns what makes the student validate best.
 
@@ -44,6 +46,7 @@ def bilevel(
       teachers: as for `kdjax.algorithms.algorithm`.
       augment: as for `kdjax.algorithms.algorithm`; the validation batch is left as it is.
       validation: the field of each batch that holds the validation batch, a batch of its own.
+      guards: as for `kdjax.algorithms.algorithm`.
 
     Returns:
       `Algorithm(init, step)` like `kdjax.algorithms.algorithm` gives.
@@ -58,7 +61,11 @@ def bilevel(
     for level, named in (("lower", lower), ("upper", upper)):
         if len(named) != 1:
             raise ValueError(f"{level} has the players {sorted(named)}, wanted exactly one")
-    (student, lower_player), (judge, upper_player) = *lower.items(), *upper.items()
+    (student, lower_player), (judge, upper_player) = (
+        (name, player._replace(optimizer=guarded(player.optimizer, guards)))
+        for level in (lower, upper)
+        for name, player in level.items()
+    )
     everyone = {student: lower_player, judge: upper_player._replace(forward=False, phase=1)}
     setting = Setting(everyone, dict(teachers or {}))
     whole = engine.algorithm(everyone, teachers)
@@ -88,12 +95,13 @@ def bilevel(
         )
         return total_loss(terms[judge])
 
-    def move_upper(phase: Phase, batch: Batch, key: Key) -> tuple[Any, jax.Array]:
+    def move_upper(phase: Phase, batch: Batch, key: Key) -> tuple[Any, dict[str, jax.Array]]:
         own = phase.state.players[judge]
         loss, grads = jax.value_and_grad(lambda phi: upper_loss(phase, phi, batch, key))(own.params)
         updates, opt_state = upper_player.optimizer.update(grads, own.opt_state, own.params)
         params = optax.apply_updates(own.params, updates)
-        return players.replace(own, params=params, opt_state=opt_state), loss
+        moved = players.replace(own, params=params, opt_state=opt_state)
+        return settled(own, moved, guards), {"loss": loss, **watched(grads, guards)}
 
     def step(
         state: TrainState, batch: Batch, frozen: Mapping[str, Variables] | None = None
@@ -104,10 +112,11 @@ def bilevel(
             training = augment(players.role_key(key, "augment"), training)
         batch = {**training, validation: batch[validation]}
         phase = Phase(setting, (student,), state, dict(frozen or {}), None)
-        moved, upper_value = jax.lax.cond(
+        idle = dict.fromkeys(["loss", *watched({}, guards)], jnp.full((), jnp.nan))
+        moved, judged = jax.lax.cond(
             state.step % upper_player.every == 0,
             lambda: move_upper(phase, batch, key),
-            lambda: (state.players[judge], jnp.full((), jnp.nan)),
+            lambda: (state.players[judge], idle),
         )
         own = state.players[student]
         grads, (terms, model_states, states) = jax.grad(
@@ -121,11 +130,15 @@ def bilevel(
             objective_state=states[student],
             model_state={**own.model_state, **model_states.get(student, {})},
         )
-        metrics = {f"{student}/{name}": term.mean for name, term in terms.items()}
-        metrics |= {f"{student}/loss": total_loss(terms), f"{judge}/loss": upper_value}
+        trained = settled(own, trained, guards)
+        learned = {name: term.mean for name, term in terms.items()} | {"loss": total_loss(terms)}
+        metrics = {
+            student: learned | watched(grads, guards) | counted(trained, guards),
+            judge: judged | counted(moved, guards),
+        }
         state = state.replace(players={student: trained, judge: moved})
         state = state.replace(averages=engine.move_averages(setting, state), step=state.step + 1)
-        return state, metrics
+        return state, engine.flatten(metrics)
 
     return Algorithm(init, step)
 

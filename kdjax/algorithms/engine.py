@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import optax
 
 from kdjax.algorithms.gradients import Phase, Result, phase_gradients
+from kdjax.algorithms.guards import Guards, counted, guarded, settled, watched
 from kdjax.algorithms.players import (
     Player,
     Setting,
@@ -43,6 +44,7 @@ def algorithm(
     augment: Augment | None = None,
     microbatches: int = 1,
     axis_name: str | None = None,
+    guards: Guards | None = None,
 ) -> Algorithm:
     """Makes an algorithm of players and teachers.
 
@@ -53,6 +55,8 @@ def algorithm(
       microbatches: splits each batch into that many parts, one after the other, to save memory.
         What is minimised stays the same, also for objectives that couple examples.
       axis_name: set inside `pmap` or `shard_map`: the axis over which the batch is spread.
+      guards: what happens to gradients that are not finite, and whether norms are reported. Without
+        them nothing is looked at.
 
     Returns:
       `Algorithm(init, step)`:
@@ -67,7 +71,11 @@ def algorithm(
       ValueError: if names clash, a teacher averages an unknown player, periods within a phase
         differ, or `microbatches` is not positive.
     """
-    setting = Setting(dict(players), dict(teachers or {}))
+    players = {
+        name: player._replace(optimizer=guarded(player.optimizer, guards))
+        for name, player in players.items()
+    }
+    setting = Setting(players, dict(teachers or {}))
     _check(setting, microbatches)
 
     def init(
@@ -89,10 +97,12 @@ def algorithm(
         metrics: dict[str, Any] = {}
         for names in _phases(setting.players):
             phase = Phase(setting, names, state, dict(frozen or {}), axis_name)
-            state, more = _run(phase, batch, key, microbatches)
+            state, more = _run(phase, batch, key, microbatches, guards)
             metrics |= more
+        for name, player in state.players.items():
+            metrics[name] |= counted(player, guards)
         state = state.replace(averages=move_averages(setting, state), step=state.step + 1)
-        return state, _flatten(metrics)
+        return state, flatten(metrics)
 
     return Algorithm(init, step)
 
@@ -129,29 +139,36 @@ def _init(
     return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state)
 
 
-def update(setting: Setting, name: str, state: PlayerState, result: Result) -> PlayerState:
+def update(
+    setting: Setting, name: str, state: PlayerState, result: Result, guards: Guards | None = None
+) -> PlayerState:
     """One optimiser update of a player from the gradients of its phase."""
     optimizer = setting.players[name].optimizer
     updates, opt_state = optimizer.update(result.grads[name], state.opt_state, state.params)
-    return PlayerState(
+    after = PlayerState(
         optax.apply_updates(state.params, updates),
         {**state.model_state, **result.model_states.get(name, {})},
         result.objective_states[name],
         opt_state,
     )
+    return settled(state, after, guards)
 
 
 def _run(
-    phase: Phase, batch: Batch, key: Key, microbatches: int
+    phase: Phase, batch: Batch, key: Key, microbatches: int, guards: Guards | None
 ) -> tuple[TrainState, dict[str, dict[str, jax.Array]]]:
     """One phase: gradients and updates of its players, if it is their turn."""
 
     def move(state: TrainState) -> tuple[TrainState, Any]:
         result = phase_gradients(phase._replace(state=state), batch, key, microbatches)
         moved = {
-            name: update(phase.setting, name, state.players[name], result) for name in phase.names
+            name: update(phase.setting, name, state.players[name], result, guards)
+            for name in phase.names
         }
-        return state.replace(players={**state.players, **moved}), result.metrics
+        metrics = {
+            name: own | watched(result.grads[name], guards) for name, own in result.metrics.items()
+        }
+        return state.replace(players={**state.players, **moved}), metrics
 
     state, every = phase.state, phase.setting.players[phase.names[0]].every
     if every == 1:
@@ -161,7 +178,7 @@ def _run(
     return jax.lax.cond(state.step % every == 0, move, lambda state: (state, idle), state)
 
 
-def _flatten(metrics: Mapping[str, Mapping[str, jax.Array]]) -> dict[str, jax.Array]:
+def flatten(metrics: Mapping[str, Mapping[str, jax.Array]]) -> dict[str, jax.Array]:
     """Metrics by term, after the player's name where several play."""
     if len(metrics) == 1:
         return dict(next(iter(metrics.values())))

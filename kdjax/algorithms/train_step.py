@@ -10,6 +10,7 @@ import optax
 
 from kdjax import parallel
 from kdjax.algorithms import engine
+from kdjax.algorithms.guards import Guards
 from kdjax.algorithms.players import Player, Teacher
 from kdjax.base import Algorithm, Batch, Key, Model, Objective, TrainState, Variables
 from kdjax.models import as_model, cast
@@ -28,6 +29,7 @@ def train_step(
     compile: str | None = "jit",
     mesh: jax.sharding.Mesh | None = None,
     axis_name: str | None = None,
+    guards: Guards | None = None,
 ) -> Algorithm:
     """A compiled train step that distils a teacher into a student.
 
@@ -46,6 +48,7 @@ def train_step(
       compile: `'jit'` (also over a mesh), `'pmap'`, or `None` to compile it yourself.
       mesh: devices over whose first axis each batch is spread; all variables are replicated.
       axis_name: with `compile=None`, the axis of the `pmap` or `shard_map` around the step.
+      guards: what happens to gradients that are not finite, see `kdjax.algorithms.Guards`.
 
     Returns:
       A pair of functions:
@@ -89,6 +92,7 @@ def train_step(
         augment=augment,
         microbatches=microbatches,
         axis_name=parallel.PMAP_AXIS if compile == "pmap" else axis_name,
+        guards=guards,
     )
     if compile is not None:
         whole = parallel.compile(whole, how=compile, mesh=mesh)

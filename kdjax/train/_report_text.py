@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from kdjax.train._report_data import BASELINE, TEACHER, Gain, Statistic, Workdir
+from kdjax.algorithms.guards import SKIPPED, ZEROED
+from kdjax.train._report_data import BASELINE, TEACHER, Gain, Run, Statistic, Workdir
 
 NONE = "–"
 
@@ -99,6 +100,20 @@ def gains_table(work: Workdir) -> Table:
     return Table(head, rows, words=2)
 
 
+def gradients(work: Workdir) -> str:
+    """What the guards of the gradients saw, '' where they had nothing to look for."""
+    guards = work.config.get("guards")
+    guards = guards if isinstance(guards, Mapping) else {}
+    found = []
+    if guards.get("spike"):
+        found.append(_counted(work, "spikes of the gradient's norm", _spikes))
+    if guards.get("non_finite") == "skip":
+        found.append(_counted(work, "skipped updates", lambda run: _last(run, SKIPPED)))
+    if guards.get("non_finite") == "zero":
+        found.append(_counted(work, "zeroed entries of gradients", lambda run: _last(run, ZEROED)))
+    return " ".join(found)
+
+
 def environment_table(work: Workdir) -> Table:
     """Commit, versions, device."""
     return Table(
@@ -113,6 +128,28 @@ def verdict(gain: Gain) -> str:
     if not gain.distinguishable:
         return f"not distinguishable from {BASELINE}"
     return ("better" if gain.difference.mean > 0 else "worse") + f" than {BASELINE}"
+
+
+def _counted(work: Workdir, what: str, count: Callable[[Run], int]) -> str:
+    """A number in all, and where it comes from."""
+    counts = {name: sum(map(count, work.of(name))) for name in work.names}
+    where = ", ".join(f"{name} {number:,}" for name, number in counts.items() if number)
+    return f"{what[0].upper()}{what[1:]}: {sum(counts.values()):,}{f' ({where})' if where else ''}."
+
+
+def _spikes(run: Run) -> int:
+    return sum(row.get("split") == "spike" for row in run.rows)
+
+
+def _last(run: Run, counter: str) -> int:
+    """The newest value of a counter, of all players together."""
+    rows = [row for row in run.rows if row.get("split") == "train"][-1:]
+    return sum(
+        int(value or 0)
+        for row in rows
+        for name, value in row.items()
+        if name.rpartition("/")[2] == counter
+    )
 
 
 def _teacher_sentence(work: Workdir) -> str:

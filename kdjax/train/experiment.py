@@ -283,8 +283,9 @@ class Experiment:
             "teacher.optimizer", options.optimizer, facts["total_steps"]
         )
         augment = augmentation.build("teacher.augment", options.augment, facts)
+        guards = schema.guards_of(self.config)
         return kdjax.algorithms.distill(
-            self.teacher_model, None, objective, optimizer, augment=augment
+            self.teacher_model, None, objective, optimizer, augment=augment, guards=guards
         )
 
     @property
@@ -328,7 +329,8 @@ class Experiment:
         if arm.needs_teacher and teacher is not None:
             guide = models.from_batch({"logits": CACHE}) if self._cached(arm) else teacher.model
         options: dict[str, Any] = {
-            "augment": augmentation.build(self._augment(arm)[0], self._augment(arm)[1], facts)
+            "augment": augmentation.build(self._augment(arm)[0], self._augment(arm)[1], facts),
+            "guards": schema.guards_of(self.config),
         }
         if not arm.wants_validation:
             options["microbatches"] = self.config.microbatches
@@ -388,6 +390,7 @@ class Experiment:
             batch_size=batch_size,
             main_player=job.main_player,
             stop=self.stop,
+            guards=schema.guards_of(self.config),
         )
         model, variables = self.trained(job.name, job.seed)
         self._write_result(

@@ -19,7 +19,7 @@ RESERVED = ("step", "split")
 class MetricWriter:
     """Writes metrics as JSON lines and as TensorBoard events.
 
-    `<folder>/metrics.jsonl` gets one object per line: `step`, `split`, then the values; a value
+    `<folder>/metrics.jsonl` gets one object per line: `step`, `split`, then the values; a number
     that is not finite is null. `<folder>/tensorboard` gets the same as scalars `<split>/<name>`.
     Only the process with index 0 writes.
 
@@ -67,10 +67,10 @@ class MetricWriter:
         Args:
           step: number of updates made so far.
           split: what was measured on, `train` or `test`.
-          values: scalars by name; arrays on a device are waited for.
+          values: scalars by name; arrays on a device are waited for. Text goes to the file only.
 
         Raises:
-          TypeError: if a value is not a scalar.
+          TypeError: if a value is neither a scalar nor text.
           ValueError: if a value is called `step` or `split`.
         """
         if self._file is None:
@@ -82,7 +82,8 @@ class MetricWriter:
         self._file.write(_line({"step": int(step), "split": str(split), **scalars}))
         self._file.flush()
         if self._events is not None:
-            for name, value in scalars.items():
+            numbers = {name: value for name, value in scalars.items() if not isinstance(value, str)}
+            for name, value in numbers.items():
                 self._events.add_scalar(f"{split}/{name}", value, int(step))
 
     def close(self) -> None:
@@ -255,10 +256,10 @@ def _line(row: Row) -> str:
     return json.dumps(to_json(row), allow_nan=False) + "\n"
 
 
-def _scalar(name: str, value: Any) -> float | int:
-    """A Python number; integers stay integers."""
+def _scalar(name: str, value: Any) -> float | int | str:
+    """A Python number or text; integers stay integers."""
     value = value.item() if getattr(value, "size", None) == 1 else value
-    if not isinstance(value, (bool, int, float)):
+    if not isinstance(value, (bool, int, float, str)):
         raise TypeError(f"values[{name!r}] must be a scalar, got {value!r}")
     return value
 

@@ -13,11 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kdjax.algorithms import Guards
+from kdjax.algorithms.guards import BROKEN, COUNTERS, NORM
 from kdjax.base import Algorithm, Batch, PyTree, TrainState
 from kdjax.data import BatchIterator, prefetch_to_device
 from kdjax.train.checkpoints import Checkpoints
 from kdjax.train.errors import RecipeError, one_line
 from kdjax.train.logging import MetricWriter, Progress
+from kdjax.train.spikes import SpikeFinder
 from kdjax.train.stopping import Stop, stop_on_signals
 
 Evaluate = Callable[[TrainState], Mapping[str, float]]
@@ -71,6 +74,7 @@ def fit(
     main_player: str = "",
     sharding: Any = None,
     stop: Stop | None = None,
+    guards: Guards | None = None,
 ) -> Outcome:
     """Trains from the newest checkpoint in the folder, or from the start, to the end.
 
@@ -91,20 +95,25 @@ def fit(
       main_player: the player whose loss and accuracy are shown, where several play.
       sharding: of batches over devices.
       stop: asks the run to end early; by default SIGTERM and SIGINT do.
+      guards: those that the algorithm was made with. Losses that are not finite stop the run under
+        `'raise'` only, which is the default; each spike of a gradient's norm gets a row of metrics
+        with the split `spike`.
 
     Returns:
       The last state and the time it took.
 
     Raises:
       Interrupted: if it was asked to stop; a checkpoint was saved.
-      NonFiniteLoss: if a loss or the parameters are no longer finite; these are not saved.
+      NonFiniteLoss: if a loss, a gradient or the parameters are no longer finite; these are not
+        saved.
       CheckpointError: if there are checkpoints, but none can be read.
       RecipeError: if the data are not those of the checkpoint.
     """
     listening = stop_on_signals() if stop is None else nullcontext(stop)
     resuming = Checkpoints(folder / "checkpoints", keep=budget.keep, metric=budget.best)
     with listening as stop, resuming as keeper:
-        run = _Run(algorithm.step, frozen or {}, budget, keeper, main_player)
+        guards = Guards() if guards is None else guards
+        run = _Run(algorithm.step, frozen or {}, budget, keeper, main_player, guards)
         run.batches = prefetch_to_device(iterator, sharding=sharding)
         run.start(state)
         resumed = run.step or None
@@ -126,9 +135,18 @@ class _Run:
     them, then in `window` until the next row is written.
     """
 
-    def __init__(self, step_fn, frozen, budget: Budget, keeper: Checkpoints, main_player: str):
+    def __init__(
+        self,
+        step_fn: Any,
+        frozen: Mapping[str, Any],
+        budget: Budget,
+        keeper: Checkpoints,
+        main_player: str,
+        guards: Guards,
+    ):
         self.step_fn, self.frozen, self.budget, self.keeper = step_fn, frozen, budget, keeper
         self.prefix = f"{main_player}/" if main_player else ""
+        self.guards, self.spikes = guards, SpikeFinder(guards.spike)
         self.pending: list[tuple[int, dict[str, jax.Array], Any]] = []
         self.window: list[dict[str, float]] = []
         self.step, self.seconds, self.trained_steps = 0, 0.0, 0
@@ -151,6 +169,7 @@ class _Run:
             ) from error
         self.seconds, self.trained_steps = loop["seconds"], loop["trained_steps"]
         self.window = loop["window"]
+        self.spikes = SpikeFinder(self.guards.spike, loop.get("norms"))
 
     def go(self, writer: MetricWriter, progress: Progress, evaluate, split, stop: Stop) -> None:
         """Steps until the end, or until asked to stop."""
@@ -166,7 +185,7 @@ class _Run:
                 writer.write(self.step, split, metrics)
             best = metrics is not None and budget.best is not None
             if last or best or stop.asked or self.step % budget.save_every == 0:
-                self._save(metrics)
+                self._save(writer, metrics)
             if stop.asked and not last:
                 self.keeper.wait()
                 stop.check(f"at step {self.step}, checkpoint saved")
@@ -190,33 +209,71 @@ class _Run:
             jax.block_until_ready(metrics)
             self.warm = True
 
-    def _collect(self) -> None:
-        """Fetches the pending metrics; stops at a loss that is not finite."""
+    def _collect(self, writer: MetricWriter) -> None:
+        """Fetches the pending metrics; looks for what broke and for spikes."""
         begun = time.perf_counter()
         host = jax.device_get([metrics for _, metrics, _ in self.pending])
         self.seconds += time.perf_counter() - begun
-        for (step, _, position), metrics in zip(self.pending, host, strict=True):
-            for name, value in metrics.items():
-                # A player whose turn it is not reports NaN; the main one plays at each step.
-                main = name == f"{self.prefix}loss"
-                if _is_loss(name) and (np.isinf(value) or (main and np.isnan(value))):
-                    raise self._broken(f"{name} is {value} at step {step}", position)
-        self.window += [{name: float(v) for name, v in metrics.items()} for metrics in host]
-        self.pending.clear()
+        pending, self.pending = self.pending, []
+        for (step, _, position), metrics in zip(pending, host, strict=True):
+            if self.guards.non_finite == "raise":
+                self._check(step, metrics, position)
+            self._write_spikes(writer, step, metrics, position)
+            self.window.append(
+                {name: float(v) for name, v in metrics.items() if _kind(name) != BROKEN}
+            )
+
+    def _check(self, step: int, metrics: Mapping[str, Any], position: Any) -> None:
+        """Stops at a loss or a gradient that is not finite."""
+        for name, value in metrics.items():
+            # A player whose turn it is not reports NaN; the main one plays at each step.
+            main = name == f"{self.prefix}loss"
+            if _kind(name) == "loss" and (np.isinf(value) or (main and np.isnan(value))):
+                raise self._broken(f"{name} is {value} at step {step}", position)
+        for name, value in metrics.items():
+            if _kind(name) == BROKEN and value == 1:
+                whose = name.removesuffix(BROKEN).removesuffix("/")
+                whose = f"the gradient of {whose}" if whose else "the gradient"
+                raise self._broken(f"{whose} is not finite at step {step}", position)
+
+    def _write_spikes(
+        self, writer: MetricWriter, step: int, metrics: Mapping[str, Any], position: Any
+    ) -> None:
+        """A row for each norm that is far above the usual."""
+        for name, value in metrics.items():
+            if _kind(name) != NORM:
+                continue
+            norm = float(value)
+            median = self.spikes.median_under(name, norm)
+            if median is not None:
+                player = name.removesuffix(NORM).removesuffix("/")
+                whose = {"player": player} if player else {}
+                row = {**whose, "norm": norm, "median": median, "batch": self._batch_at(position)}
+                writer.write(step, "spike", row)
+
+    def _batch_at(self, position: Any) -> str:
+        """The fingerprint of the batch at a position; the batches go on where they were."""
+        now = self.batches.get_state()
+        self.batches.set_state(position)
+        found = fingerprint(next(self.batches))
+        self.batches.set_state(now)
+        return found
 
     def _write_row(self, writer: MetricWriter) -> None:
         """Writes the mean of each metric since the last row."""
-        self._collect()
+        self._collect(writer)
         names = dict.fromkeys(name for metrics in self.window for name in metrics)
         means = {
-            name.removeprefix(self.prefix): _mean([m[name] for m in self.window if name in m])
+            name.removeprefix(self.prefix): _of_row(
+                name, [m[name] for m in self.window if name in m]
+            )
             for name in names
         }
         writer.write(self.step, "train", means)
         self.window.clear()
 
-    def _save(self, metrics: Mapping[str, float] | None) -> None:
-        self._collect()
+    def _save(self, writer: MetricWriter, metrics: Mapping[str, float] | None) -> None:
+        self._collect(writer)
         if not _all_finite(_learned(self.state)):
             raise self._broken(
                 f"the parameters are not finite after step {self.step}", self.position
@@ -226,13 +283,13 @@ class _Run:
             "seconds": self.seconds,
             "trained_steps": self.trained_steps,
             "window": list(self.window),  # written in the background, while it goes on growing
+            "norms": self.spikes.state,
         }
         self.keeper.save(self.step, self.state, loop, metrics)
 
     def _broken(self, what: str, position: Any) -> NonFiniteLoss:
         self.keeper.wait()
-        self.batches.set_state(position)
-        good, batch = self.keeper.latest_step, fingerprint(next(self.batches))
+        good, batch = self.keeper.latest_step, self._batch_at(position)
         last = "there is no checkpoint" if good is None else f"last good checkpoint at step {good}"
         return NonFiniteLoss(
             f"{what}, batch fingerprint {batch}, {last}; lower the learning rate or look at the "
@@ -259,8 +316,14 @@ def _all_finite(tree: PyTree) -> jax.Array:
     return jnp.array([jnp.isfinite(leaf).all() for leaf in floats] or [True]).all()
 
 
-def _is_loss(name: str) -> bool:
-    return name == "loss" or name.endswith("/loss")
+def _kind(name: str) -> str:
+    """A metric's name without the player's."""
+    return name.rpartition("/")[2]
+
+
+def _of_row(name: str, values: list[float]) -> float:
+    """The mean since the last row; of what counts from the start, the newest."""
+    return values[-1] if _kind(name) in COUNTERS else _mean(values)
 
 
 def _mean(values: list[float]) -> float:

@@ -65,8 +65,7 @@ def _compose(work: _report_data.Workdir, pictures: Pictures, form) -> str:
         parts.append(form.note("This report is not complete.", work.problems))
     parts.append(form.tiles(_report_text.tiles(work)))
     parts += _results(work, figure, form)
-    runs = _report_text.runs_table(work)
-    parts += _section("Runs", [form.table(runs)] if runs.rows else [], form)
+    parts += _section("Runs", _runs(work, form), form)
     parts += _section("Learning curves", figure("curves", CURVES), form)
     parts += _section("Calibration", figure("reliability", RELIABILITY), form)
     caption = CONFUSION.format(run=work.main)
@@ -86,6 +85,13 @@ def _results(work: _report_data.Workdir, figure, form) -> list[str]:
     parts = _section("Results", parts + figure("accuracy", ACCURACY), form)
     compared = [form.table(gains), form.paragraph(GAINS)] if gains.rows else []
     return parts + _section("Gain over labels", compared, form)
+
+
+def _runs(work: _report_data.Workdir, form) -> list[str]:
+    """How each was trained, and what was seen of the gradients."""
+    runs, gradients = _report_text.runs_table(work), _report_text.gradients(work)
+    parts = [form.table(runs)] if runs.rows else []
+    return parts + ([form.paragraph(gradients)] if gradients else [])
 
 
 def _section(title: str, parts: list[str], form) -> list[str]:

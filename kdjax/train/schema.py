@@ -6,8 +6,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from kdjax.algorithms import Guards
 from kdjax.train import recipe
-from kdjax.train.errors import RecipeError
+from kdjax.train.errors import RecipeError, one_line
 
 OPEN = ("teacher.model", "teacher.augment", "student.model", "student.augment")
 OPEN += ("objective", "baselines")
@@ -28,7 +29,8 @@ def default() -> ConfigDict:
     Sections:
       data: `name` (`digits`, `fashion_mnist`, any of tensorflow-datasets), splits `train`,
         `validation` (empty for none) and `test`, `batch_size`, `eval_batch_size`, `data_dir`,
-        `source_dir`, `label_noise` (share of the training labels replaced by another class).
+        `source_dir`, `label_noise` (share of the training labels replaced by another class),
+        `timeout` (seconds after which a batch that does not arrive ends the job, 0 for none).
       teacher: `model` (a network of `kdjax.models` with its options), `epochs`, `optimizer`,
         `augment`, `label_smoothing`, `seed`, `members` (a committee if above 1), `train` (a split
         of its own, with clean labels; empty for the student's), `cache` (compute its logits
@@ -41,6 +43,9 @@ def default() -> ConfigDict:
       baselines: other ways to train it, by name, for comparison.
       main: what the objective's runs are called; its name by default.
       seeds: a run of each way per seed.
+      guards: `non_finite`, what happens to a gradient with a NaN or an infinity in it: `'raise'`
+        stops the run, `'skip'` leaves the update out, `'zero'` puts 0 in their place; `spike`, how
+        many times the median a gradient's norm may be before it is written down, 0 for no look.
       select: `'last'` reports the last parameters, `'best'` those that were best in validation.
     """
     config = ConfigDict()
@@ -56,6 +61,7 @@ def default() -> ConfigDict:
             "data_dir": "",
             "source_dir": "",
             "label_noise": 0.0,
+            "timeout": 600.0,
         }
     )
     optimizer = {"name": "adamw", "learning_rate": 1e-3, "schedule": "cosine", "warmup": 0.05}
@@ -81,6 +87,7 @@ def default() -> ConfigDict:
     config.seeds = (0, 1, 2)
     config.select = "last"
     config.microbatches = 1
+    config.guards = ConfigDict({"non_finite": "raise", "spike": 0.0})
     config.log_every = 50
     config.evaluate_every_epochs = 1.0
     config.checkpoint = ConfigDict({"every_steps": 500, "keep": 2})
@@ -101,6 +108,11 @@ def checked(config: ConfigDict) -> ConfigDict:
             raise RecipeError(f"config.{role}.model has no name; name a network of kdjax.models")
     if not 0 <= config.data.label_noise <= 1:
         raise RecipeError(f"config.data.label_noise is {config.data.label_noise}, wanted 0 to 1")
+    if not 0 <= config.data.timeout < float("inf"):
+        raise RecipeError(
+            f"config.data.timeout is {config.data.timeout}, wanted seconds, or 0 for none"
+        )
+    guards_of(config)
     if config.select not in ("last", "best"):
         raise RecipeError(f"config.select is {config.select!r}, wanted 'last' or 'best'")
     if config.select == "best" and not config.data.validation:
@@ -112,6 +124,18 @@ def checked(config: ConfigDict) -> ConfigDict:
             "config.teacher.checkpoint names one teacher; set config.teacher.members to 1"
         )
     return config
+
+
+def guards_of(config: ConfigDict) -> Guards:
+    """The guards of the gradients.
+
+    Raises:
+      RecipeError: one line that says what to change.
+    """
+    try:
+        return Guards(**config.guards)
+    except ValueError as error:
+        raise RecipeError(f"config.guards.{one_line(error)}") from error
 
 
 def _check_section(path: tuple[str, ...], given: ConfigDict, known: ConfigDict) -> None:

@@ -4,8 +4,10 @@ import pytest
 import tiny
 
 from kdjax import data
+from kdjax.algorithms import Guards
 from kdjax.train import loop
 from kdjax.train.errors import RecipeError
+from kdjax.train.spikes import FEWEST, WINDOW, SpikeFinder
 from kdjax.train.stopping import Interrupted, Stop
 
 BUDGET = loop.Budget(23, log_every=5, evaluate_every=10, save_every=4)
@@ -142,3 +144,116 @@ def test_fingerprints_tell_batches_apart():
     batch = {"image": np.arange(4.0), "label": np.arange(2)}
     assert loop.fingerprint(batch) == loop.fingerprint(dict(reversed(batch.items())))
     assert loop.fingerprint(batch) != loop.fingerprint({**batch, "label": np.arange(1, 3)})
+
+
+def guarded(policy="raise", spike=0.0):
+    """The tiny algorithm with guards."""
+    guards = Guards(policy, spike)
+    return {"made": tiny.algorithm(guards=guards), "guards": guards}
+
+
+def test_watching_gradients_changes_nothing(undisturbed, tmp_path):
+    """The rows of metrics neither."""
+    state = tiny.fit(tmp_path, BUDGET, evaluate=weight, **guarded()).state
+    assert tiny.equal(state, undisturbed[0]) and tiny.rows(tmp_path) == undisturbed[1]
+
+
+def steps_of(row):
+    """Steps whose batch holds a row of the data."""
+    batches = data.batches(tiny.dataset(), batch_size=tiny.BATCH, seed=3)
+    return [step for step, batch in zip(range(1, 24), batches, strict=False) if row in batch["id"]]
+
+
+def test_a_gradient_that_breaks_under_a_finite_loss(tmp_path):
+    """The step of the gradient is named, not the next one, whose loss breaks."""
+    made = tiny.algorithm(guards=Guards())
+
+    def step(state, batch, frozen):
+        number = int(state.step)
+        state, metrics = made.step(state, batch, frozen)
+        if number == 6:
+            assert np.isfinite(metrics["loss"])
+            metrics = {**metrics, "non_finite_gradient": np.float32(1)}
+        return state, metrics
+
+    with pytest.raises(loop.NonFiniteLoss, match="the gradient is not finite at step 7") as caught:
+        tiny.fit(tmp_path, BUDGET, made=made._replace(step=step), guards=Guards())
+    assert "last good checkpoint at step 4" in str(caught.value) and finite(tmp_path)
+
+
+@pytest.mark.parametrize("every", [23, 3])
+def test_skipped_updates_are_counted_across_restarts(every, tmp_path):
+    bad = steps_of(7)
+    assert len(bad) > 2
+    state = resumed(tmp_path, every, lambda: {**guarded("skip"), "broken": 7})
+    rows = [row for row in tiny.rows(tmp_path) if row["split"] == "train"]
+    for row in rows:
+        assert row["skipped_updates"] == sum(step <= row["step"] for step in bad)
+        assert np.isfinite(row["loss"]), "the mean of those that are"
+    assert int(state.players["student"].opt_state.total_notfinite) == len(bad)
+    assert finite(tmp_path)
+
+
+def resumed(folder, every, options):
+    """Runs to the end, stopped after each so many steps."""
+    while True:
+        stop, steps, given = Stop(), [], options()
+        made = given.pop("made")
+
+        def step(state, batch, frozen, steps=steps, stop=stop, made=made):
+            steps.append(0)
+            if len(steps) == every:
+                stop.ask()
+            return made.step(state, batch, frozen)
+
+        try:
+            return tiny.fit(
+                folder, BUDGET, made=made._replace(step=step), stop=stop, evaluate=weight, **given
+            ).state
+        except Interrupted:
+            pass
+
+
+def test_spikes_are_written_down_once(tmp_path):
+    """With the norm, the median before it and the batch, also by a run with many restarts."""
+
+    def options():
+        made = guarded(spike=3.0)
+        plain = made["made"]
+
+        def step(state, batch, frozen):
+            number = int(state.step) + 1
+            state, metrics = plain.step(state, batch, frozen)
+            norm = {13: 50.0, 20: 70.0, 4: 90.0}.get(number, 1.0 + 0.01 * number)
+            return state, metrics | {"grad_norm": np.float32(norm)}
+
+        return made | {"made": plain._replace(step=step)}
+
+    resumed(tmp_path / "whole", 23, options)
+    rows = tiny.rows(tmp_path / "whole")
+    spikes = [row for row in rows if row["split"] == "spike"]
+    assert [(row["step"], row["norm"]) for row in spikes] == [(13, 50.0), (20, 70.0)]
+    batches = list(zip(range(20), data.batches(tiny.dataset(), batch_size=4, seed=3), strict=False))
+    for row in spikes:
+        assert 1.0 < row["median"] < 1.3
+        batch = {
+            k: np.asarray(jax.numpy.asarray(v)) for k, v in batches[row["step"] - 1][1].items()
+        }
+        assert row["batch"] == loop.fingerprint(batch)
+    resumed(tmp_path / "stopped", 5, options)
+    assert tiny.rows(tmp_path / "stopped") == rows
+
+
+def test_a_spike_finder():
+    finder = SpikeFinder(2.0)
+    assert all(finder.median_under("a", 1.0) is None for _ in range(FEWEST))
+    assert finder.median_under("a", float("nan")) is None, "is not a norm"
+    assert finder.median_under("b", 100.0) is None, "has a median of its own"
+    again = SpikeFinder(2.0, finder.state)
+    assert finder.median_under("a", 2.1) == again.median_under("a", 2.1) == 1.0
+    for _ in range(WINDOW):
+        again.median_under("a", 4.0)
+    assert again.median_under("a", 7.0) is None, "the median is that of the newest"
+    assert len(again.state["a"]) == WINDOW
+    with pytest.raises(ValueError, match="factor is -1"):
+        SpikeFinder(-1)

@@ -25,7 +25,7 @@ def dataset(broken=None):
     return data.from_arrays({"image": image, "label": np.arange(20) % 2})
 
 
-def algorithm(learning_rate=0.1):
+def algorithm(learning_rate=0.1, guards=None):
     def init(key, batch):
         return {"params": {"w": jax.random.normal(key, (3, 2))}}
 
@@ -34,7 +34,9 @@ def algorithm(learning_rate=0.1):
 
     objective = kdjax.lift(losses.cross_entropy)
     optimizer = optax.adam(learning_rate)
-    made = kdjax.algorithms.distill(kdjax.Model(init, apply), None, objective, optimizer)
+    made = kdjax.algorithms.distill(
+        kdjax.Model(init, apply), None, objective, optimizer, guards=guards
+    )
     return kdjax.parallel.compile(made)
 
 
