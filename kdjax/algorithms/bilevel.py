@@ -15,6 +15,7 @@ from kdjax.algorithms.guards import Guards, counted, guarded, settled, watched
 from kdjax.algorithms.players import Player, Setting, Teacher
 from kdjax.base import Algorithm, Batch, Key, TrainState, Variables
 from kdjax.objectives.compose import total_loss
+from kdjax.parallel import Layout
 
 
 def bilevel(
@@ -104,14 +105,19 @@ def bilevel(
         return settled(own, moved, guards), {"loss": loss, **watched(grads, guards)}
 
     def step(
-        state: TrainState, batch: Batch, frozen: Mapping[str, Variables] | None = None
+        state: TrainState,
+        batch: Batch,
+        frozen: Mapping[str, Variables] | None = None,
+        *,
+        layout: Layout | None = None,
     ) -> tuple[TrainState, dict[str, jax.Array]]:
+        placed = setting._replace(layout=layout)
         key = jax.random.fold_in(state.key, state.step)
         training = _training(batch, validation)
         if augment is not None:
             training = augment(players.role_key(key, "augment"), training)
         batch = {**training, validation: batch[validation]}
-        phase = Phase(setting, (student,), state, dict(frozen or {}), None)
+        phase = Phase(placed, (student,), state, dict(frozen or {}), None)
         idle = dict.fromkeys(["loss", *watched({}, guards)], jnp.full((), jnp.nan))
         moved, judged = jax.lax.cond(
             state.step % upper_player.every == 0,

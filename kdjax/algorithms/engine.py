@@ -32,6 +32,7 @@ from kdjax.algorithms.players import (
     view_for,
 )
 from kdjax.base import Algorithm, Batch, Context, Key, PlayerState, TrainState, Variables
+from kdjax.parallel import Layout
 
 Augment = Callable[[Key, Batch], Batch]
 Frozen = Mapping[str, Variables]
@@ -63,9 +64,10 @@ def algorithm(
         `init(key, batch, frozen=None, variables=None) -> TrainState`, where `frozen` holds the
         frozen teachers' variables and `variables` those of players that do not start from
         `model.init`;
-        `step(state, batch, frozen=None) -> (state, metrics)`, with one scalar per term and `loss`,
-        after the player's name and a slash where several play. Terms of a player that did not move
-        in a step are NaN.
+        `step(state, batch, frozen=None, *, layout=None) -> (state, metrics)`, with one scalar per
+        term and `loss`, after the player's name and a slash where several play. Terms of a player
+        that did not move in a step are NaN. `layout` says where arrays live in a step over a mesh;
+        `kdjax.parallel.compile` gives it.
 
     Raises:
       ValueError: if names clash, a teacher averages an unknown player, periods within a phase
@@ -89,14 +91,19 @@ def algorithm(
         return _init(setting, key, batch, dict(frozen or {}), dict(variables or {}))
 
     def step(
-        state: TrainState, batch: Batch, frozen: Frozen | None = None
+        state: TrainState,
+        batch: Batch,
+        frozen: Frozen | None = None,
+        *,
+        layout: Layout | None = None,
     ) -> tuple[TrainState, dict[str, jax.Array]]:
+        placed = setting._replace(layout=layout)
         key = jax.random.fold_in(state.key, state.step)
         if augment is not None:
             batch = augment(local_key(role_key(key, "augment"), axis_name), batch)
         metrics: dict[str, Any] = {}
         for names in _phases(setting.players):
-            phase = Phase(setting, names, state, dict(frozen or {}), axis_name)
+            phase = Phase(placed, names, state, dict(frozen or {}), axis_name)
             state, more = _run(phase, batch, key, microbatches, guards)
             metrics |= more
         for name, player in state.players.items():
@@ -216,7 +223,7 @@ def _phases(players: Mapping[str, Player]) -> list[tuple[str, ...]]:
 
 
 def _check(setting: Setting, microbatches: int) -> None:
-    players, teachers = setting
+    players, teachers = setting.players, setting.teachers
     if not players:
         raise ValueError("players is empty, wanted at least one")
     if clash := sorted(set(teachers) & {"batch", "student", *players}):

@@ -23,6 +23,7 @@ from kdjax.base import (
     TrainState,
     Variables,
 )
+from kdjax.parallel import Layout
 
 
 class Player(NamedTuple):
@@ -67,10 +68,26 @@ class Teacher(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """What stays the same during a step and is shared by the functions below."""
+    """What stays the same during a step and is shared by the functions below.
+
+    Attributes:
+      players: by name.
+      teachers: by name.
+      layout: where arrays live, in a step over a mesh.
+    """
 
     players: Mapping[str, Player]
     teachers: Mapping[str, Teacher]
+    layout: Layout | None = None
+
+    def forward(
+        self, name: str, variables: Variables, batch: Batch, *, key: Key, train: bool
+    ) -> tuple[Signals, Variables]:
+        """A forward pass of a player or teacher."""
+        apply = {**self.teachers, **self.players}[name].model.apply
+        if self.layout is not None:
+            apply = self.layout.forward(name, apply)
+        return apply(variables, batch, key=key, train=train)
 
 
 class Sources(NamedTuple):
@@ -102,7 +119,8 @@ def forward_all(
     signals: dict[str, Signals] = {}
     changed: dict[str, Variables] = {}
     for name, teacher in setting.teachers.items():
-        out, _ = teacher.model.apply(
+        out, _ = setting.forward(
+            name,
             jax.lax.stop_gradient(sources.teachers.get(name, {})),
             look_through(teacher.view, batch),
             key=role_key(key, name),
@@ -111,7 +129,8 @@ def forward_all(
         signals[name] = jax.lax.stop_gradient(out)
     for name, player in setting.players.items():
         if player.forward:
-            signals[name], changed[name] = player.model.apply(
+            signals[name], changed[name] = setting.forward(
+                name,
                 sources.players[name],
                 look_through(player.view, batch),
                 key=role_key(key, name),
@@ -146,9 +165,9 @@ def networks_for(
 
         def call(batch: Batch) -> Signals:
             train = other == name
-            return setting.players[other].model.apply(
-                variables, batch, key=role_key(key, other), train=train
-            )[0]
+            return setting.forward(other, variables, batch, key=role_key(key, other), train=train)[
+                0
+            ]
 
         return call
 

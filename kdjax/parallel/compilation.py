@@ -2,72 +2,151 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from kdjax.base import Algorithm
+from kdjax.base import Algorithm, PyTree, TrainState
+from kdjax.parallel import layout as layouts
+from kdjax.parallel.layout import Layout, check_divisible, constrain, place
+from kdjax.parallel.rules import RulesByRole
 
 PMAP_AXIS = "data"
 """The axis name of algorithms that run under `pmap`."""
 
 
 def compile(
-    algorithm: Algorithm, *, how: str = "jit", mesh: Mesh | None = None, donate: bool = True
+    algorithm: Algorithm,
+    *,
+    how: str = "jit",
+    mesh: Mesh | None = None,
+    rules: RulesByRole = None,
+    donate: bool = True,
 ) -> Algorithm:
     """Compiles an algorithm's step. The same algorithm gives the same numbers in all forms.
+
+    What is minimised, batch statistics of relational and contrastive losses, queues and batch norm
+    are over the global batch in all forms but one: networks under `pmap` see their device's
+    examples only, as is usual there.
 
     Args:
       algorithm: not yet compiled. For `how='pmap'` it must have been made with
         `axis_name=kdjax.parallel.PMAP_AXIS`.
       how: `'jit'` or `'pmap'`.
-      mesh: with `'jit'`, the devices over whose first axis the batch is spread. Variables are
-        replicated. Without a mesh everything stays on the default device.
+      mesh: with `'jit'`, the devices, see `make_mesh`. Without a mesh everything stays on the
+        default device. Axes may be Auto or Explicit; the inside of the step is the compiler's
+        business in both, state and metrics of an Explicit mesh have explicit types.
+      rules: with a mesh, how variables are split: for all roles, or by the name of a player or
+        teacher. The automatic rule splits large arrays over the mesh axis `fsdp`, if it has one.
       donate: whether a step consumes the state it is given, so that its memory is used again.
 
     Returns:
-      An algorithm. Batches are given whole in all forms; under `pmap` the state has a leading
-      device axis, which `unreplicate` takes off.
+      An algorithm. Batches are given whole in all forms, with several processes by the rows of
+      each; under `pmap` the state has a leading device axis, which `unreplicate` takes off.
 
     Raises:
-      ValueError: for an unknown form, or a batch that the number of devices does not divide.
+      ValueError: for an unknown form, a batch that the number of devices does not divide, or a rule
+        that does not fit an array.
     """
-    donated = (0,) if donate else ()
     if how == "pmap":
-        return _pmap(algorithm, donated)
+        return _pmap(algorithm, donate)
     if how != "jit":
         raise ValueError(f"how is {how!r}, wanted 'jit' or 'pmap'")
     if mesh is None:
+        donated = (0,) if donate else ()
         return algorithm._replace(step=jax.jit(algorithm.step, donate_argnums=donated))
-    mesh = Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    rows = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))
-    step = jax.jit(
-        algorithm.step,
-        in_shardings=(everywhere, rows, everywhere),
-        out_shardings=(everywhere, everywhere),
-        donate_argnums=donated,
+    return _over_mesh(algorithm, Layout(mesh, rules), donate)
+
+
+def mesh_step(algorithm: Algorithm, layout: Layout, *, donate: bool = True) -> Callable[..., Any]:
+    """The jitted `step(state, batch, frozen)` over a mesh, for arrays that live there already.
+
+    Compile it ahead of time with `mesh_step(…).lower(state, batch, frozen)`, of arrays or of
+    `jax.ShapeDtypeStruct`s with shardings.
+    """
+    inner = layouts.auto(layout)
+    takes_layout = "layout" in inspect.signature(algorithm.step).parameters
+    informed = {"layout": inner} if takes_layout else {}
+
+    def step(state: TrainState, batch: Any, frozen: Any) -> tuple[TrainState, dict]:
+        state = constrain(state, inner.state(state))
+        frozen = constrain(frozen, inner.frozen(frozen))
+        state, metrics = algorithm.step(state, batch, frozen, **informed)
+        everywhere = jax.tree.map(lambda _: inner.everywhere, metrics)
+        return constrain(state, inner.state(state)), constrain(metrics, everywhere)
+
+    def typed_step(state: TrainState, batch: Any, frozen: Any) -> tuple[TrainState, dict]:
+        answer = jax.eval_shape(algorithm.step, *map(_untyped, (state, batch, frozen)))
+        metrics = jax.tree.map(lambda _: layout.everywhere, answer[1])
+        return jax.sharding.auto_axes(
+            step, axes=layout.mesh.axis_names, out_sharding=(layout.state(answer[0]), metrics)
+        )(state, batch, frozen)
+
+    return jax.jit(
+        typed_step if layouts.is_explicit(layout.mesh) else step,
+        donate_argnums=(0,) if donate else (),
     )
-    devices = mesh.devices.shape[0]
+
+
+def _untyped(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+
+
+def _over_mesh(algorithm: Algorithm, layout: Layout, donate: bool) -> Algorithm:
+    step, inner = mesh_step(algorithm, layout, donate=donate), layouts.auto(layout)
+    placed = _Once(lambda frozen: place(frozen, layout.frozen(frozen)))
 
     def init(key, batch, frozen=None, variables=None):
-        check_divisible(batch, devices)
-        state = algorithm.init(key, batch, frozen, variables)
-        return jax.device_put(state, everywhere)
+        layout.check(batch)
+        implementation = jax.random.key_impl(key)
 
-    def mesh_step(state, batch, frozen=None):
-        check_divisible(batch, devices)
-        return step(state, jax.device_put(batch, rows), frozen or {})
+        def made(data, *given):
+            return algorithm.init(jax.random.wrap_key_data(data, impl=implementation), *given)
 
-    return Algorithm(init, mesh_step)
+        frozen = dict(frozen or {})
+        given = (
+            np.asarray(jax.random.key_data(key)),
+            layout.whole(batch),
+            place(frozen, inner.frozen(frozen)),
+            place(dict(variables or {}), jax.tree.map(lambda _: inner.everywhere, variables or {})),
+        )
+        shardings = inner.state(jax.eval_shape(made, *given))
+        state = jax.jit(made, out_shardings=shardings)(*given)
+        return place(state, layout.state(state))
+
+    def placing_step(state, batch, frozen=None):
+        return step(state, layout.place_batch(batch), placed(frozen or {}))
+
+    return Algorithm(init, placing_step)
 
 
-def _pmap(algorithm: Algorithm, donated: tuple[int, ...]) -> Algorithm:
+class _Once:
+    """Remembers the answer for the last tree it was given, by the identity of its leaves."""
+
+    def __init__(self, function: Callable[[PyTree], PyTree]):
+        self._function = function
+        self._given: list[Any] | None = None
+        self._answer: PyTree = None
+
+    def __call__(self, tree: PyTree) -> PyTree:
+        leaves = jax.tree.leaves(tree)
+        known = self._given is not None and len(leaves) == len(self._given)
+        if not (known and all(a is b for a, b in zip(leaves, self._given, strict=True))):
+            self._answer, self._given = self._function(tree), leaves
+        return self._answer
+
+
+def _pmap(algorithm: Algorithm, donate: bool) -> Algorithm:
     step = jax.pmap(
-        algorithm.step, axis_name=PMAP_AXIS, in_axes=(0, 0, None), donate_argnums=donated
+        algorithm.step,
+        axis_name=PMAP_AXIS,
+        in_axes=(0, 0, None),
+        donate_argnums=(0,) if donate else (),
     )
 
     def init(key, batch, frozen=None, variables=None):
@@ -79,17 +158,6 @@ def _pmap(algorithm: Algorithm, donated: tuple[int, ...]) -> Algorithm:
         return state, unreplicate(metrics)
 
     return Algorithm(init, pmap_step)
-
-
-def check_divisible(batch: Any, devices: int) -> None:
-    """Raises `ValueError` unless each array's leading axis splits evenly over the devices."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
-        if not np.ndim(leaf) or np.shape(leaf)[0] % devices:
-            name = jax.tree_util.keystr(path)
-            raise ValueError(
-                f"batch{name} has shape {np.shape(leaf)}; its first axis must be a multiple of the "
-                f"{devices} devices"
-            )
 
 
 def spread(batch: Any) -> Any:

@@ -1,0 +1,192 @@
+"""A mesh with its rules: which sharding each array of a step has, and moving arrays there."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.ad_checkpoint import checkpoint_name
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from kdjax.base import Batch, ModelApply, PyTree, TrainState
+from kdjax.parallel import meshes
+from kdjax.parallel.meshes import FSDP
+from kdjax.parallel.rules import RulesByRole, frozen_specs, rules_of, state_specs, without_fsdp
+
+_GATHERED = "gathered variables"
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Where the arrays of a step live.
+
+    Attributes:
+      mesh: the devices.
+      rules: of all roles together, or by the name of a player or teacher. Roles without rules
+        follow the automatic one (see `Rules`).
+    """
+
+    mesh: Mesh
+    rules: RulesByRole = None
+
+    @property
+    def everywhere(self) -> NamedSharding:
+        """Whole on each device."""
+        return NamedSharding(self.mesh, P())
+
+    @property
+    def rows(self) -> NamedSharding:
+        """Split along the example axis."""
+        return NamedSharding(self.mesh, meshes.batch_spec(self.mesh))
+
+    def state(self, state: TrainState) -> TrainState:
+        """Shardings of a train state."""
+        return self._on_mesh(state_specs(state, self.mesh, self.rules))
+
+    def frozen(self, frozen: Mapping[str, PyTree]) -> Mapping[str, PyTree]:
+        """Shardings of the frozen teachers' variables."""
+        return self._on_mesh(frozen_specs(frozen, self.mesh, self.rules))
+
+    def _on_mesh(self, specs: PyTree) -> PyTree:
+        return jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), specs, is_leaf=_is_spec)
+
+    def forward(self, role: str, apply: ModelApply) -> ModelApply:
+        """A role's `apply` for use inside a step over this layout, on Auto axes.
+
+        Variables that are split over `fsdp` are gathered right where they are used, and again in
+        the backward pass instead of being kept; signals stay split along the examples. Without
+        this the compiler is free to gather activations instead.
+        """
+
+        def placed(variables, batch, *, key=None, train=False):
+            specs = rules_of(self.rules, role).specs(variables, self.mesh, strict=False)
+
+            def run(variables):
+                gathered = checkpoint_name(self._gather(variables, specs), _GATHERED)
+                return apply(gathered, batch, key=key, train=train)
+
+            if self.mesh.shape.get(FSDP, 1) > 1:
+                keep = jax.checkpoint_policies.save_anything_except_these_names(_GATHERED)
+                run = jax.checkpoint(run, policy=keep)
+            signals, changed = run(variables)
+            return {name: self._rows_of(signal) for name, signal in signals.items()}, changed
+
+        return placed
+
+    def _gather(self, variables: PyTree, specs: PyTree) -> PyTree:
+        """Split variables gathered over `fsdp`; their gradients go back split."""
+        split = self._on_mesh(specs)
+        gathered = self._on_mesh(jax.tree.map(without_fsdp, specs, is_leaf=_is_spec))
+        # A constraint alone would be its own transpose, and force each device to hold the sum of
+        # the whole gradient before it keeps its part.
+        return jax.custom_derivatives.linear_call(
+            lambda _, tree: constrain(tree, gathered),
+            lambda _, tree: constrain(tree, split),
+            (),
+            variables,
+        )
+
+    def _rows_of(self, signal: Any) -> Any:
+        """A signal that is one array per example, kept split along them."""
+        if not isinstance(signal, jax.Array) or not signal.ndim:
+            return signal
+        if signal.shape[0] % meshes.batch_shards(self.mesh):
+            return signal
+        rest = [P.UNCONSTRAINED] * (signal.ndim - 1)
+        spec = P(meshes.batch_spec(self.mesh)[0], *rest)
+        return jax.lax.with_sharding_constraint(signal, NamedSharding(self.mesh, spec))
+
+    def check(self, batch: Batch) -> None:
+        """Raises `ValueError` unless a batch splits evenly; over all processes together."""
+        here = meshes.batch_shards(self.mesh)
+        if not spans_processes(self.mesh):
+            check_divisible(batch, here)
+            return
+        local = here // jax.process_count()
+        host = {k: v for k, v in dict(batch).items() if not _is_global(v)}
+        check_divisible(host, max(local, 1))
+
+    def place_batch(self, batch: Batch) -> PyTree:
+        """The batch on the mesh. With several processes each gives its own rows."""
+        self.check(batch)
+        if not spans_processes(self.mesh):
+            return jax.device_put(dict(batch), self.rows)
+
+        def leaf(x: Any) -> jax.Array:
+            if _is_global(x):
+                return x
+            return jax.make_array_from_process_local_data(self.rows, np.asarray(x))
+
+        return jax.tree.map(leaf, dict(batch))
+
+    def whole(self, batch: Batch) -> PyTree:
+        """The global batch as every process can read it."""
+        if not spans_processes(self.mesh):
+            return dict(batch)
+        return multihost_utils.process_allgather(self.place_batch(batch), tiled=True)
+
+
+def _is_spec(x: Any) -> bool:
+    return isinstance(x, P)
+
+
+def place(tree: PyTree, shardings: PyTree) -> PyTree:
+    """Moves arrays to their shardings.
+
+    With several processes, arrays that live in one of them must be alike in all.
+    """
+    return jax.tree.map(_place, tree, shardings)
+
+
+def _place(x: Any, sharding: NamedSharding) -> jax.Array:
+    if getattr(x, "sharding", None) == sharding:
+        return x
+    if _is_global(x):
+        return jax.jit(lambda x: x, out_shardings=sharding)(x)
+    if not spans_processes(sharding.mesh):
+        return jax.device_put(x, sharding)
+    if jax.dtypes.issubdtype(getattr(x, "dtype", None), jax.dtypes.prng_key):
+        data = _place(jax.random.key_data(x), sharding)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
+    whole = np.asarray(x)
+    return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+
+
+def spans_processes(mesh: Mesh) -> bool:
+    """Whether a mesh has devices of other processes."""
+    return mesh.is_multi_process
+
+
+def _is_global(x: Any) -> bool:
+    return isinstance(x, jax.Array) and not x.is_fully_addressable
+
+
+def constrain(tree: PyTree, shardings: PyTree) -> PyTree:
+    """Tells the compiler where arrays are to live; on Auto axes."""
+    return jax.tree.map(jax.lax.with_sharding_constraint, tree, shardings)
+
+
+def auto(layout: Layout) -> Layout:
+    """The same layout for code that leaves the shardings to the compiler."""
+    return dataclasses.replace(layout, mesh=meshes.retyped(layout.mesh, AxisType.Auto))
+
+
+def is_explicit(mesh: Mesh) -> bool:
+    """Whether shardings are part of the types of some axis."""
+    return AxisType.Explicit in mesh.axis_types
+
+
+def check_divisible(batch: Any, devices: int) -> None:
+    """Raises `ValueError` unless each array's leading axis splits evenly over the devices."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
+        if not np.ndim(leaf) or np.shape(leaf)[0] % devices:
+            name = jax.tree_util.keystr(path)
+            raise ValueError(
+                f"batch{name} has shape {np.shape(leaf)}; its first axis must be a multiple of the "
+                f"{devices} devices"
+            )
