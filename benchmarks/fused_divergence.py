@@ -16,6 +16,7 @@ import argparse
 import functools
 import importlib.metadata
 import json
+import os
 import pathlib
 import platform
 import statistics
@@ -98,17 +99,37 @@ def memory(form, *shape):
 
 
 def times(forms, shape, repeats):
-    """Median seconds of each form; the forms take turns, so that disturbances hit all alike."""
+    """Median seconds of each form; the forms take turns, so that disturbances hit all alike.
+
+    Forms that need more memory than there is are left out. Products of more than 2**28 tokens x
+    classes are run once, without a run to warm up, unless on a GPU.
+    """
     given = arrays(*shape, abstract=False)
-    programs = {name: program(FORMS[name]) for name in forms}
-    seconds = {name: [] for name in forms}
-    for repeat in range(repeats + 1):
+    programs = {name: program(FORMS[name]).lower(*given).compile() for name in forms}
+    for name in [name for name, run in programs.items() if needs(run) > 0.7 * available_mib()]:
+        del programs[name]
+    long = jax.default_backend() != "gpu" and shape[0] * shape[1] > 2**28
+    repeats, warm_up = (1, 0) if long else (repeats, 1)
+    seconds = {name: [] for name in programs}
+    for repeat in range(repeats + warm_up):
         for name, run in programs.items():
             start = time.perf_counter()
             jax.block_until_ready(run(*given))
-            if repeat:
+            if repeat >= warm_up:
                 seconds[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def needs(compiled):
+    sizes = compiled.memory_analysis()
+    return (sizes.temp_size_in_bytes + sizes.output_size_in_bytes) / MIB
+
+
+def available_mib():
+    """Memory of the accelerator, or what the host has free."""
+    if jax.default_backend() == "gpu":
+        return jax.devices()[0].memory_stats()["bytes_limit"] / MIB
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / MIB
 
 
 LIGER = """
@@ -164,12 +185,16 @@ def table(headings, lines):
     return "\n".join(text)
 
 
+def milliseconds(seconds):
+    return "too large" if seconds is None else f"{seconds * 1e3:.0f}"
+
+
 def report(result):
     about = ", ".join(f"{name} {value}" for name, value in result["environment"].items())
     timed = [
         [
             *row["shape"],
-            *(f"{row['seconds'][name] * 1e3:.0f}" for name in FORMS),
+            *(milliseconds(row["seconds"].get(name)) for name in FORMS),
             f"{row['seconds']['weighted_sum'] / row['seconds']['floor']:.2f}",
         ]
         for row in result["timed"]
@@ -181,7 +206,8 @@ def report(result):
         [
             "# Fused divergence: value and gradients",
             about + ".",
-            "Milliseconds, median of paired repeats:",
+            "Milliseconds, median of paired repeats (more than 2^28 tokens x classes on a CPU: one "
+            "run):",
             table([*shape, *FORMS, "weighted_sum / floor"], timed),
             "Temporary memory of the compiled program in MiB (inputs and gradients not counted):",
             table([*shape, *forms], sized),
@@ -194,9 +220,12 @@ def arguments(gpu):
     numbers = functools.partial(dict, type=int, nargs="+")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--tokens", **numbers(default=[1024, 8192, 32768] if gpu else [1024, 2048]))
-    add("--vocabulary", **numbers(default=[128256] if gpu else [32768]))
+    add("--tokens", **numbers(default=[1024, 8192, 32768]))
+    add("--vocabulary", **numbers(default=[128256] if gpu else [32768, 131072, 262144]))
     add("--width", **numbers(default=[4096] if gpu else [128]))
+    add(
+        "--largest", type=int, default=2**40 if gpu else 2**30, help="most tokens x classes to time"
+    )
     add("--dtype", default="bfloat16" if gpu else "float32")
     add("--repeats", type=int, default=10 if gpu else 3)
     add("--sized_tokens", **numbers(default=[1024, 8192, 32768]))
@@ -221,6 +250,8 @@ def main():
         for vocabulary in options.vocabulary:
             for tokens in options.tokens:
                 shape = (tokens, vocabulary, width, dtype)
+                if tokens * vocabulary > options.largest:
+                    continue
                 row = {"shape": shape, "seconds": times(FORMS, shape, options.repeats)}
                 if gpu:
                     row["liger"] = liger(tokens, vocabulary, width, options.repeats)
