@@ -17,7 +17,7 @@ from kdjax.data.augment import (
 )
 from kdjax.data.dataset import Dataset, Feature, from_arrays
 from kdjax.data.device import normalize, prefetch_to_device, to_float
-from kdjax.data.errors import DataError
+from kdjax.data.errors import DataError, SourceTimeout
 from kdjax.data.mixing import cutmix, function_matching, mixup
 from kdjax.data.pipeline import BatchIterator, batches, eval_batches
 from kdjax.data.repeatable import repeatable
@@ -32,6 +32,7 @@ from kdjax.data.teacher_cache import (
     variables_fingerprint,
     write_teacher_cache,
 )
+from kdjax.data.watchdog import with_timeout
 
 __all__ = [
     "Augmentation",
@@ -44,6 +45,7 @@ __all__ = [
     "KeepSamples",
     "KeepSignals",
     "KeepTopK",
+    "SourceTimeout",
     "TeacherCache",
     "batches",
     "compose",
@@ -65,6 +67,7 @@ __all__ = [
     "separate_views",
     "to_float",
     "variables_fingerprint",
+    "with_timeout",
     "write_teacher_cache",
 ]
 

@@ -45,11 +45,13 @@ class Dataset:
       name: what it is called in logs and reports.
       rows: where the examples are.
       num_classes: number of classes of `label`, None without labels.
+      place: where it was loaded from in words, such as its split and folder.
     """
 
     name: str
     rows: Rows
     num_classes: int | None = None
+    place: str = ""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -58,6 +60,11 @@ class Dataset:
     def size(self) -> int:
         """Number of examples."""
         return len(self.rows)
+
+    @property
+    def origin(self) -> str:
+        """Name and place, for messages."""
+        return f"{self.name!r}, {self.place}" if self.place else repr(self.name)
 
     @property
     def features(self) -> Mapping[str, Feature]:

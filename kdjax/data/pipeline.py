@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from kdjax.data.dataset import Dataset
+from kdjax.data.errors import SourceTimeout
 
 HostBatch = dict[str, np.ndarray]
 Preprocess = Callable[[HostBatch], HostBatch]
@@ -112,7 +113,8 @@ def batches(
     def load_batch(number: int) -> HostBatch:
         start = number * batch_size + process_index * local_size
         stop = start + local_size if end is None else min(start + local_size, end)
-        batch = dataset.take(_stream_rows(start, stop, size, seed if shuffle else None))
+        rows = _stream_rows(start, stop, size, seed if shuffle else None)
+        batch = _take(dataset, rows, number)
         if views is not None:
             batch["view"] = (np.arange(start, stop) // size % views).astype(np.int32)
         return batch if preprocess is None else preprocess(batch)
@@ -169,11 +171,19 @@ def eval_batches(
     def generate() -> Iterator[HostBatch]:
         for start in range(first, first - (-size // batch_size) * batch_size, batch_size):
             rows = np.arange(start, start + local_size)
-            batch = dataset.take(np.minimum(rows, size - 1))
+            batch = _take(dataset, np.minimum(rows, size - 1), start // batch_size)
             batch = batch if preprocess is None else preprocess(batch)
             yield {**batch, "mask": rows < size}
 
     return generate()
+
+
+def _take(dataset: Dataset, rows: np.ndarray, number: int) -> HostBatch:
+    """The rows of a batch; an error for rows that do not come says which batch waited."""
+    try:
+        return dataset.take(rows)
+    except SourceTimeout as error:
+        raise SourceTimeout(f"batch {number} did not arrive: {error}") from error
 
 
 def _grain_iterator(

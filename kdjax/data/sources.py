@@ -63,7 +63,7 @@ def load(
     if not len(rows):
         raise ValueError(f"split: {split!r} of {name!r} is empty, wanted at least one example")
     if rows.nbytes > memory_limit:
-        return Dataset(name, rows, num_classes)
+        return Dataset(name, rows, num_classes, f"split {split!r} in {builder.data_path}")
     return from_arrays(rows.take(np.arange(len(rows))), name=name, num_classes=num_classes)
 
 

@@ -52,7 +52,7 @@ def load_data(config: ConfigDict) -> Data:
         if "image" not in dataset.features or dataset.num_classes is None:
             fields = ", ".join(sorted(dataset.features))
             raise ValueError(f"{options.name!r} has {fields}; wanted images with labels of classes")
-        return dataset
+        return data.with_timeout(dataset, options.get("timeout", 0.0))
 
     try:
         with _quietly():

@@ -20,7 +20,7 @@ import kdjax
 from kdjax.train.errors import RecipeError, one_line
 from kdjax.train.files import to_json, write_json_atomic
 
-ELSEWHERE = ("data.data_dir", "data.source_dir")
+ELSEWHERE = ("data.data_dir", "data.source_dir", "data.timeout")
 """Keys that may differ when a run is resumed: data can move, what they hold is checked."""
 ADDED = ("runs", "dataset")
 """What `config.json` has besides the config, for the report."""
