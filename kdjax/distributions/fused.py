@@ -62,20 +62,17 @@ def block(problem: Problem, logits: Array, teacher: Any, constants: Constants) -
     shard, exists = problem.shard, constants.classes
     option = {**constants.tokens, **problem.numbers}.get
     temperature, label_weight = option("temperature"), option("label_weight")
-    log_q = rows.log_probabilities(logits, temperature, exists, shard)
     loss, gradient = jnp.zeros(len(logits), logits.dtype), jnp.zeros_like(logits)
     if teacher is not None:
         weight = option("divergence_weight")
         if problem.scale_by_t2:
             weight = weight * temperature**2
-        loss, derivative = _divergence(
-            problem, log_q, teacher, option("teacher_temperature"), constants
+        loss, gradient = _divergence(
+            problem, logits, teacher, temperature, option("teacher_temperature"), constants
         )
-        gradient = rows.by_logits(derivative, log_q, temperature, shard)
         loss, gradient = weight * loss, _column(weight) * gradient
     if "labels" in constants.tokens:
-        if not (isinstance(temperature, (int, float)) and temperature == 1):
-            log_q = rows.log_probabilities(logits, 1, exists, shard)
+        log_q = rows.log_probabilities(logits, 1, exists, shard)
         hard, derivative = rows.labelled(constants.tokens["labels"], log_q, exists, shard)
         loss = loss + label_weight * hard
         gradient += _column(label_weight) * rows.by_logits(derivative, log_q, 1, shard)
@@ -84,19 +81,31 @@ def block(problem: Problem, logits: Array, teacher: Any, constants: Constants) -
 
 
 def _divergence(
-    problem: Problem, log_q: Array, teacher: Any, temperature: Any, constants: Constants
+    problem: Problem,
+    logits: Array,
+    teacher: Any,
+    temperature: Any,
+    teacher_temperature: Any,
+    constants: Constants,
 ) -> tuple[Array, Array]:
+    """The divergence of each token, and its gradient by the logits."""
     term = functools.partial(problem.term, **constants.bound) if constants.bound else problem.term
-    shard, exists = problem.shard, constants.classes
+    where = {"exists": constants.classes, "shard": problem.shard}
+    if isinstance(teacher, Sparse) and problem.tail == "renormalize":
+        both = {"temperature": temperature, "teacher_temperature": teacher_temperature}
+        return tails.renormalized(term, teacher, logits, **both, **where)
+    log_q = rows.log_probabilities(logits, temperature, **where)
     if isinstance(teacher, Sparse):
         options = {"tail": problem.tail, "log_zero": problem.log_zero}
-        return tails.sparse(
-            term, teacher, log_q, temperature=temperature, exists=exists, shard=shard, **options
+        loss, derivative = tails.sparse(
+            term, teacher, log_q, temperature=teacher_temperature, **options, **where
         )
-    if isinstance(teacher, Samples):
-        return tails.sampled(term, teacher, log_q, shard)
-    log_p = rows.log_probabilities(teacher.materialize(), temperature, exists, shard)
-    return rows.dense(term, log_p, log_q, shard)
+    elif isinstance(teacher, Samples):
+        loss, derivative = tails.sampled(term, teacher, log_q, problem.shard)
+    else:
+        log_p = rows.log_probabilities(teacher.materialize(), teacher_temperature, **where)
+        loss, derivative = rows.dense(term, log_p, log_q, problem.shard)
+    return loss, rows.by_logits(derivative, log_q, temperature, problem.shard)
 
 
 def _column(x: Any) -> Any:

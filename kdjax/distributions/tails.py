@@ -30,7 +30,7 @@ def sparse(
     exists: Bool[Array, " vocabulary"] | None,
     shard: Shard,
 ) -> tuple[Row, Block]:
-    """Loss and derivative by `log_q`, for each reading of what the teacher does not list."""
+    """Loss and derivative by `log_q`, for each reading of the unlisted but `'renormalize'`."""
     listed = teacher.ids >= 0
     everything = jnp.ones(log_q.shape, bool)
     others = rows.put(False, teacher.ids, everything, shard, add=False)
@@ -39,7 +39,8 @@ def sparse(
     count = shard.sum(jnp.sum(others, axis=-1))
     if tail not in _FILLED:
         log_p, log_rest = tempered(teacher, tail, temperature, 1)
-        return on_support(term, tail, log_p, log_rest, teacher.ids, listed, log_q, others, shard)
+        bucket = log_rest if tail == "ghost" else None
+        return on_support(term, log_p, bucket, teacher.ids, listed, log_q, others, shard)
     log_p, log_rest = tempered(teacher, tail, temperature, jnp.maximum(count, 1))
     each = log_rest - jnp.log(jnp.maximum(count, 1)) if tail == "uniform" else log_zero
     filled = jnp.where(others, jnp.reshape(each, (-1, 1)), LOG_ZERO).astype(log_q.dtype)
@@ -72,29 +73,26 @@ def tempered(
 
 def on_support(
     term: Term,
-    tail: str,
     log_p: Float[Array, "tokens k"],
-    log_rest: Row,
+    log_rest: Row | None,
     ids: Array,
     listed: Array,
     log_q: Block,
     others: Array,
     shard: Shard,
 ) -> tuple[Row, Block]:
-    """Loss on the listed classes, renormalised or not, with or without a bucket for the rest.
+    """Loss on the listed classes, with a bucket for the rest if the teacher's is given.
 
     The student's share of the bucket is summed up over the other classes, not one minus the listed
     share, so that it is exact however small it is.
     """
 
     def loss(log_q_listed: Array, log_q_rest: Any) -> Row:
-        if tail == "renormalize":
-            log_q_listed = numerics.log_probabilities(log_q_listed, where=listed)
         values = jnp.sum(jnp.where(listed, term(log_p, log_q_listed), 0), axis=-1)
         return values if log_q_rest is None else values + term(log_rest, log_q_rest)
 
     alive = others & (log_q > LOG_ZERO)
-    log_q_rest = rows.log_sum_exp(log_q, alive, shard) if tail == "ghost" else None
+    log_q_rest = None if log_rest is None else rows.log_sum_exp(log_q, alive, shard)
     values, pull = jax.vjp(loss, rows.take(log_q, ids, shard), log_q_rest)
     by_listed, by_rest = pull(jnp.ones_like(values))
     if by_rest is None:
@@ -103,6 +101,35 @@ def on_support(
         share = jnp.exp(jnp.where(alive, log_q - log_q_rest[:, None], LOG_ZERO))
         derivative = share * by_rest[:, None]
     return values, rows.put(jnp.where(listed, by_listed, 0), ids, derivative, shard, add=True)
+
+
+def renormalized(
+    term: Term,
+    teacher: Sparse,
+    logits: Block,
+    *,
+    temperature: Any,
+    teacher_temperature: Any,
+    exists: Bool[Array, " vocabulary"] | None,
+    shard: Shard,
+) -> tuple[Row, Block]:
+    """Loss and gradient by the logits where both sides are renormalised over the listed classes.
+
+    Nothing but the listed columns is looked at: the normaliser of the others cancels.
+    """
+    listed = teacher.ids >= 0
+    log_p, _ = tempered(teacher, "renormalize", teacher_temperature, 1)
+    if exists is not None:
+        logits = jnp.where(exists, logits, -jnp.inf)
+
+    def loss(columns: Array) -> Row:
+        log_q = numerics.log_probabilities(rows.over(columns, temperature), where=listed)
+        return jnp.sum(jnp.where(listed, term(log_p, log_q), 0), axis=-1)
+
+    values, pull = jax.vjp(loss, rows.take(logits, teacher.ids, shard))
+    (gradient,) = pull(jnp.ones_like(values))
+    gradient = jnp.where(listed, gradient, 0)
+    return values, rows.put(gradient, teacher.ids, jnp.zeros_like(logits), shard, add=True)
 
 
 def sampled(term: Term, teacher: Samples, log_q: Block, shard: Shard) -> tuple[Row, Block]:
