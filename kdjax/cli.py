@@ -35,10 +35,13 @@ def train(argv: list[str] | None = None) -> None:
     source_dir = flags.DEFINE_string(
         "source_dir", None, "Folder with a data set's own files (config.data.source_dir)."
     )
+    processes = _process_flags()
     flags.mark_flags_as_required(["config", "workdir"])
 
     def main() -> None:
         from kdjax.train import experiment
+
+        _join(*(flag.value for flag in processes))
 
         recipe = config.value
         if data_dir.value:
@@ -100,6 +103,29 @@ def main(argv: list[str] | None = None) -> None:
     print("\n".join(f"  {command:{width}}  {text}" for command, text in COMMANDS.items()))
 
 
+def _process_flags() -> tuple[flags.FlagHolder, ...]:
+    together = flags.DEFINE_bool(
+        "distributed",
+        False,
+        "One job over several processes, found from the environment (TPU pods).",
+    )
+    coordinator = flags.DEFINE_string(
+        "coordinator", None, "host:port of the first of several processes."
+    )
+    count = flags.DEFINE_integer("processes", None, "How many processes there are.")
+    index = flags.DEFINE_integer("process", None, "Which of them this one is, from 0.")
+    return together, coordinator, count, index
+
+
+def _join(together: bool, coordinator: str | None, count: int | None, index: int | None) -> None:
+    """Joins the processes of a job, if there are to be several."""
+    if not together and coordinator is None and count is None and index is None:
+        return
+    from kdjax.train import processes
+
+    processes.initialize(coordinator, count, index)
+
+
 def _run_flags() -> tuple[flags.FlagHolder, ...]:
     workdir = flags.DEFINE_string("workdir", None, "Folder of a finished run.")
     run = flags.DEFINE_string("run", None, "Which way of training; the objective's own by default.")
@@ -133,16 +159,22 @@ def _run(main: Callable[[], None], argv: list[str] | None) -> None:
 
     def guarded(_: list[str]) -> None:
         from kdjax.data import DataError
-        from kdjax.train.errors import RecipeError, one_line
+        from kdjax.train.errors import STORAGE, RecipeError, one_line
         from kdjax.train.loop import NonFiniteLoss
         from kdjax.train.stopping import Interrupted
 
         if not flags.FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.ERROR)
+            # What libraries log as an error, page by page, they raise as well.
+            logging.set_verbosity(logging.FATAL)
         try:
             main()
         except (RecipeError, NonFiniteLoss, DataError) as error:
             _fail(one_line(error, 2000))
+        except OSError as error:
+            if error.errno not in STORAGE:
+                raise
+            place = f"{error.filename}: " if error.filename else ""
+            _fail(f"{place}{error.strerror}; mend it and run the same command again")
         except Interrupted as stopped:
             print(f"{stopped}; run the same command again to go on", file=sys.stderr)
             sys.exit(stopped.status)

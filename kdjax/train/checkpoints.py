@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import json
 import os
 import sys
 import zlib
@@ -17,7 +18,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from kdjax.base import PyTree, TrainState, Variables
-from kdjax.train.errors import CheckpointError, one_line
+from kdjax.train import processes
+from kdjax.train.checksums import checksum
+from kdjax.train.errors import CheckpointError, one_line, why_not_written
 
 STATE, LOOP = "state", "loop"
 
@@ -33,8 +36,8 @@ class Restored(NamedTuple):
 class Checkpoints:
     """Checkpoints of one run in a folder; saving goes on in the background and is atomic.
 
-    A checkpoint is written under another name and takes its own when it is whole. It carries a
-    checksum of its arrays, which is compared when it is read.
+    A checkpoint is written under another name and takes its own when it is whole. It carries
+    checksums of its arrays and of what the loop remembers, which are compared when it is read.
 
     Args:
       folder: made if missing.
@@ -89,16 +92,21 @@ class Checkpoints:
         loop: Mapping[str, Any],
         metrics: Mapping[str, float] | None = None,
     ) -> None:
-        """Starts to save; returns as soon as the arrays are copied."""
+        """Starts to save; returns as soon as the arrays are copied.
+
+        Raises:
+          CheckpointError: this one, or the one before it, cannot be written.
+        """
         if step == self.latest_step:
             return
         state = _without_key_type(state)
         items = {
             STATE: ocp.args.StandardSave(state),
-            LOOP: ocp.args.JsonSave({**loop, "checksum": checksum(state)}),
+            LOOP: ocp.args.JsonSave({**loop, "checksum": f"{checksum(state)}/{_digits(loop)}"}),
         }
         measured = dict(metrics) if self._metric and metrics else None
-        self._manager.save(step, args=ocp.args.Composite(**items), metrics=measured, force=True)
+        with self._writing():
+            self._manager.save(step, args=ocp.args.Composite(**items), metrics=measured, force=True)
 
     def restore(self, like: TrainState, step: int) -> Restored:
         """The checkpoint of a step, laid out like the given state.
@@ -147,7 +155,7 @@ class Checkpoints:
         Raises:
           CheckpointError: it cannot be read.
         """
-        place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        place = _everywhere()
         try:
             metadata = self._manager.item_metadata(step)[STATE].tree
             target = jax.tree.map(
@@ -155,15 +163,23 @@ class Checkpoints:
             )
         except Exception as error:
             raise self._unreadable(step, one_line(error, 150)) from error
-        return self._read(step, target)[0]
+        found = self._read(step, target)[0]
+        # A copy of this process's own.
+        return jax.tree.map(lambda leaf: leaf.addressable_data(0), found)
 
     def wait(self) -> None:
-        """Waits until everything is on disk."""
-        self._manager.wait_until_finished()
+        """Waits until everything is on disk.
+
+        Raises:
+          CheckpointError: the last one cannot be written.
+        """
+        with self._writing():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits, and lets go of the folder."""
-        self._manager.close()
+        with self._writing():
+            self._manager.close()
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -182,11 +198,25 @@ class Checkpoints:
                 problem = one_line(error, 150)
             if problem:
                 gc.collect()
-        if problem:
-            raise self._unreadable(step, problem)
-        if wanted is not None and checksum(found[STATE]) not in (None, wanted):
+        if processes.largest(int(bool(problem))):
+            raise self._unreadable(step, problem or "another process could not read it")
+        of_arrays, _, of_loop = str(wanted).partition("/")
+        if checksum(found[STATE]) != of_arrays:
             raise self._unreadable(step, "its arrays do not match their checksum")
+        if of_loop != _digits(loop):
+            raise self._unreadable(step, "its record of the loop does not match its checksum")
         return found[STATE], loop
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """One kind of error for all that can happen while files are written."""
+        try:
+            yield
+        except Exception as error:  # orbax and tensorstore raise whatever they like
+            raise CheckpointError(
+                f"a checkpoint cannot be written to {self.folder} ({why_not_written(error)}); "
+                "earlier ones are whole: mend it and run the same command again"
+            ) from error
 
     def _unreadable(self, step: int, problem: str) -> CheckpointError:
         return CheckpointError(
@@ -199,7 +229,9 @@ class Checkpoints:
         place = folder / str(step)
         while place.exists():
             place = place.with_name(f"{place.name}_again")
-        os.rename(self.folder / str(step), place)
+        if processes.is_main():
+            os.rename(self.folder / str(step), place)
+        processes.wait("set aside")
         self._manager.reload()
         return place
 
@@ -241,18 +273,9 @@ def read_variables(
     return jax.tree.unflatten(jax.tree.structure(dict(like)), map(jnp.asarray, leaves))
 
 
-def checksum(state: PyTree) -> str | None:
-    """Eight hexadecimal digits over all arrays, whatever containers they are in.
-
-    `None` where this process does not have all the parts of an array.
-    """
-    parts = []
-    for leaf in jax.tree.leaves(state):
-        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-            return None
-        array = np.ascontiguousarray(leaf)
-        parts.append((array.shape, zlib.crc32(array.reshape(-1).view(np.uint8))))
-    return f"{zlib.crc32(repr(sorted(parts)).encode()):08x}"
+def _digits(loop: Mapping[str, Any]) -> str:
+    """Eight hexadecimal digits over what is kept as JSON."""
+    return f"{zlib.crc32(json.dumps(loop, sort_keys=True).encode()):08x}"
 
 
 @contextlib.contextmanager
@@ -293,6 +316,14 @@ def _difference(found: PyTree, wanted: PyTree) -> str:
         if there != here:
             return f"{name} is {there} there, wanted {here}"
     return ""
+
+
+def _everywhere() -> jax.sharding.Sharding:
+    """Whole on one device, or on each where there are several processes."""
+    if jax.process_count() == 1:
+        return jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    mesh = jax.sharding.Mesh(np.asarray(jax.devices()), ("all",))
+    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
 
 def _without_key_type(state: TrainState) -> TrainState:

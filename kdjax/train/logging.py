@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+from kdjax.train.events import EventWriter
 from kdjax.train.files import to_json, write_atomic
 
 Row = dict[str, Any]
@@ -56,10 +58,8 @@ class MetricWriter:
         write_atomic(self.path, "".join(map(_line, kept)))
         self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
         if tensorboard:
-            from tensorboardX import SummaryWriter
-
             purge = 0 if resume_step is None else resume_step + 1
-            self._events = SummaryWriter(str(self.path.parent / "tensorboard"), purge_step=purge)
+            self._events = EventWriter(self.path.parent / "tensorboard", purge)
 
     def write(self, step: int, split: str, values: Mapping[str, Any]) -> None:
         """Adds one row.
@@ -82,17 +82,20 @@ class MetricWriter:
         self._file.write(_line({"step": int(step), "split": str(split), **scalars}))
         self._file.flush()
         if self._events is not None:
-            numbers = {name: value for name, value in scalars.items() if not isinstance(value, str)}
-            for name, value in numbers.items():
-                self._events.add_scalar(f"{split}/{name}", value, int(step))
+            numbers = {
+                f"{split}/{name}": value
+                for name, value in scalars.items()
+                if not isinstance(value, str)
+            }
+            self._events.write(int(step), numbers)
 
     def close(self) -> None:
         """Brings everything to disk."""
-        if self._file is not None:
-            self._file.close()
-        if self._events is not None:
-            self._events.close()
+        opened = [file for file in (self._file, self._events) if file is not None]
         self._file = self._events = None
+        with contextlib.ExitStack() as stack:
+            for file in opened:
+                stack.callback(file.close)
 
     def __enter__(self) -> MetricWriter:
         return self

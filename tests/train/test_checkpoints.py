@@ -1,5 +1,8 @@
 import shutil
+import zlib
 
+import hypothesis
+import hypothesis.strategies
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,9 +10,11 @@ import optax
 import pytest
 import tiny
 
+import kdjax
 from kdjax.base import PlayerState, TrainState
 from kdjax.train import loop
-from kdjax.train.checkpoints import Checkpoints, checksum, read_variables
+from kdjax.train.checkpoints import Checkpoints, read_variables
+from kdjax.train.checksums import checksum
 from kdjax.train.errors import CheckpointError
 
 
@@ -134,6 +139,68 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(damage, folde
         assert keeper.restore_latest(state_of(0)).loop == {"note": "again"}
 
 
+def names_of_files():
+    """Every file of a checkpoint; those that hold arrays have names of their own each time."""
+    return ["arrays", "commit", "data", "loop", "manifest", "metadata", "sharding"]
+
+
+def kind(path, step):
+    """Which of these a file is."""
+    place = path.relative_to(step).as_posix()
+    if place.startswith("loop/") and path.name == "metadata":
+        return "loop"
+    for part, name in (
+        ("commit_success", "commit"),
+        ("manifest", "manifest"),
+        ("_sharding", "sharding"),
+        ("array_metadatas", "arrays"),
+        ("METADATA", "metadata"),
+        ("/d/", "data"),
+    ):
+        if part in place:
+            return name
+    return place
+
+
+def test_the_files_of_a_checkpoint(folder):
+    step = folder / "3"
+    found = {kind(path, step) for path in step.rglob("*") if path.is_file()}
+    assert found == set(names_of_files())
+
+
+def halved(data, _):
+    return data[: len(data) // 2]
+
+
+def emptied(data, _):
+    return b""
+
+
+def flipped(data, draw):
+    """One bit, anywhere."""
+    changed = bytearray(data)
+    changed[draw.integers(len(changed))] ^= 1 << draw.integers(8)
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("change", [halved, emptied, flipped, flipped, flipped])
+@pytest.mark.parametrize("name", names_of_files())
+def test_damage_to_any_file_never_changes_what_is_restored(name, change, folder, capsys, request):
+    """Either it does not matter, or it is noticed; some files hold nothing that is needed."""
+    draw = np.random.default_rng(zlib.crc32(request.node.name.encode()))
+    step = folder / "3"
+    for path in sorted(step.rglob("*")):
+        if path.is_file() and kind(path, step) == name and path.stat().st_size:
+            path.write_bytes(change(path.read_bytes(), draw))
+    with Checkpoints(folder) as keeper:
+        restored = keeper.restore_latest(state_of(0))
+    assert tiny.equal(restored.state, state_of(restored.step))
+    assert restored.loop == {"note": restored.step}
+    assert restored.step == 3 or "going on from step 2" in capsys.readouterr().err
+    if name == "loop" or (name == "data" and change is not flipped):
+        assert restored.step == 2
+
+
 def test_never_from_scratch_where_checkpoints_are(folder):
     for step in (1, 2, 3):
         truncate(folder / str(step))
@@ -158,6 +225,24 @@ def test_a_half_written_checkpoint_does_not_count(folder):
     shutil.rmtree(folder / "4.orbax-checkpoint-tmp" / "state")
     with Checkpoints(folder) as keeper:
         assert keeper.restore_latest(state_of(0)).step == 3
+
+
+def test_checksums_do_not_depend_on_the_mesh():
+    whole = {"a": jnp.arange(64.0).reshape(8, 8), "b": jnp.arange(16, dtype=jnp.bfloat16)}
+    mesh = kdjax.parallel.make_mesh(2, 2, 2)
+    for first, second in (("data", "tensor"), (("data", "fsdp"), None), (None, "fsdp")):
+        specs = {"a": kdjax.parallel.P(first, second), "b": kdjax.parallel.P(first)}
+        shardings = {k: jax.sharding.NamedSharding(mesh, spec) for k, spec in specs.items()}
+        assert checksum(jax.device_put(whole, shardings)) == checksum(whole)
+
+
+@hypothesis.given(hypothesis.strategies.integers(0, 32 * 24 - 1))
+@hypothesis.settings(deadline=None, max_examples=50)
+def test_checksums_tell_a_flipped_bit(bit):
+    words = np.arange(24, dtype=np.uint32)
+    flipped = words.copy()
+    flipped[bit // 32] ^= np.uint32(1 << (bit % 32))
+    assert checksum([words]) != checksum([flipped])
 
 
 def test_checksums():
