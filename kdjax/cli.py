@@ -35,10 +35,13 @@ def train(argv: list[str] | None = None) -> None:
     source_dir = flags.DEFINE_string(
         "source_dir", None, "Folder with a data set's own files (config.data.source_dir)."
     )
+    processes = _process_flags()
     flags.mark_flags_as_required(["config", "workdir"])
 
     def main() -> None:
         from kdjax.train import experiment
+
+        _join(*(flag.value for flag in processes))
 
         recipe = config.value
         if data_dir.value:
@@ -98,6 +101,29 @@ def main(argv: list[str] | None = None) -> None:
     width = max(map(len, COMMANDS))
     print("usage: kdjax COMMAND [flags]; kdjax COMMAND --help shows the flags\n")
     print("\n".join(f"  {command:{width}}  {text}" for command, text in COMMANDS.items()))
+
+
+def _process_flags() -> tuple[flags.FlagHolder, ...]:
+    together = flags.DEFINE_bool(
+        "distributed",
+        False,
+        "One job over several processes, found from the environment (TPU pods).",
+    )
+    coordinator = flags.DEFINE_string(
+        "coordinator", None, "host:port of the first of several processes."
+    )
+    count = flags.DEFINE_integer("processes", None, "How many processes there are.")
+    index = flags.DEFINE_integer("process", None, "Which of them this one is, from 0.")
+    return together, coordinator, count, index
+
+
+def _join(together: bool, coordinator: str | None, count: int | None, index: int | None) -> None:
+    """Joins the processes of a job, if there are to be several."""
+    if not together and coordinator is None and count is None and index is None:
+        return
+    from kdjax.train import processes
+
+    processes.initialize(coordinator, count, index)
 
 
 def _run_flags() -> tuple[flags.FlagHolder, ...]:

@@ -18,6 +18,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from kdjax.base import PyTree, TrainState, Variables
+from kdjax.train import processes
+from kdjax.train.checksums import checksum
 from kdjax.train.errors import CheckpointError, one_line, why_not_written
 
 STATE, LOOP = "state", "loop"
@@ -153,7 +155,7 @@ class Checkpoints:
         Raises:
           CheckpointError: it cannot be read.
         """
-        place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        place = _everywhere()
         try:
             metadata = self._manager.item_metadata(step)[STATE].tree
             target = jax.tree.map(
@@ -161,7 +163,9 @@ class Checkpoints:
             )
         except Exception as error:
             raise self._unreadable(step, one_line(error, 150)) from error
-        return self._read(step, target)[0]
+        found = self._read(step, target)[0]
+        # A copy of this process's own.
+        return jax.tree.map(lambda leaf: leaf.addressable_data(0), found)
 
     def wait(self) -> None:
         """Waits until everything is on disk.
@@ -194,10 +198,10 @@ class Checkpoints:
                 problem = one_line(error, 150)
             if problem:
                 gc.collect()
-        if problem:
-            raise self._unreadable(step, problem)
+        if processes.largest(int(bool(problem))):
+            raise self._unreadable(step, problem or "another process could not read it")
         of_arrays, _, of_loop = str(wanted).partition("/")
-        if of_arrays != "None" and checksum(found[STATE]) not in (None, of_arrays):
+        if checksum(found[STATE]) != of_arrays:
             raise self._unreadable(step, "its arrays do not match their checksum")
         if of_loop != _digits(loop):
             raise self._unreadable(step, "its record of the loop does not match its checksum")
@@ -225,7 +229,9 @@ class Checkpoints:
         place = folder / str(step)
         while place.exists():
             place = place.with_name(f"{place.name}_again")
-        os.rename(self.folder / str(step), place)
+        if processes.is_main():
+            os.rename(self.folder / str(step), place)
+        processes.wait("set aside")
         self._manager.reload()
         return place
 
@@ -265,20 +271,6 @@ def read_variables(
         raise ValueError(f"the checkpoint in {folder} is of another model: {problem}")
     leaves = jax.tree.leaves(found)
     return jax.tree.unflatten(jax.tree.structure(dict(like)), map(jnp.asarray, leaves))
-
-
-def checksum(state: PyTree) -> str | None:
-    """Eight hexadecimal digits over all arrays, whatever containers they are in.
-
-    `None` where this process does not have all the parts of an array.
-    """
-    parts = []
-    for leaf in jax.tree.leaves(state):
-        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-            return None
-        array = np.ascontiguousarray(leaf)
-        parts.append((array.shape, zlib.crc32(array.reshape(-1).view(np.uint8))))
-    return f"{zlib.crc32(repr(sorted(parts)).encode()):08x}"
 
 
 def _digits(loop: Mapping[str, Any]) -> str:
@@ -324,6 +316,14 @@ def _difference(found: PyTree, wanted: PyTree) -> str:
         if there != here:
             return f"{name} is {there} there, wanted {here}"
     return ""
+
+
+def _everywhere() -> jax.sharding.Sharding:
+    """Whole on one device, or on each where there are several processes."""
+    if jax.process_count() == 1:
+        return jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    mesh = jax.sharding.Mesh(np.asarray(jax.devices()), ("all",))
+    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
 
 def _without_key_type(state: TrainState) -> TrainState:

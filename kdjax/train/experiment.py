@@ -18,7 +18,7 @@ import kdjax
 from kdjax import losses, models, objectives, parallel
 from kdjax.base import Algorithm, Model, Variables
 from kdjax.data import Dataset
-from kdjax.train import augmentation, loop, measuring, recipe, schema, workdir
+from kdjax.train import augmentation, loop, measuring, processes, recipe, schema, workdir
 from kdjax.train.arms import TEACHER, Arm, arms_of
 from kdjax.train.checkpoints import read_variables
 from kdjax.train.errors import CheckpointError, RecipeError, one_line
@@ -97,7 +97,10 @@ def run(config: ConfigDict, folder: str | os.PathLike[str]) -> Path:
         for seed in config.seeds:
             for name in experiment.arms:
                 experiment.student(name, seed, teacher)
-        return write_report(folder)[1]
+        if processes.is_main():
+            write_report(folder)
+        processes.wait("report")
+        return folder / "report.html"
 
 
 @dataclasses.dataclass
@@ -371,6 +374,7 @@ class Experiment:
 
     def _train(self, job: Job, teacher: Frozen | None) -> None:
         """Trains to the end and writes the result, or goes on where it was interrupted."""
+        processes.stop_together(self.stop)
         self.stop.check(f"before {job.name}, seed {job.seed}")
         seed = int(jax.random.key_data(job.key)[-1])
         batch_size = self.config.data.batch_size
@@ -379,7 +383,7 @@ class Experiment:
             batch["validation"] = self._rows(job.validation)
         outcome = loop.fit(
             job.algorithm,
-            job.algorithm.init(job.key, batch, job.frozen),
+            job.algorithm.init(job.key, processes.own_rows(batch), job.frozen),
             training_batches(job.train, job.validation, batch_size, seed),
             self._budget(job),
             self.folder(job.name, job.seed),
@@ -389,6 +393,7 @@ class Experiment:
             description=f"{job.name} seed {job.seed}",
             batch_size=batch_size,
             main_player=job.main_player,
+            sharding=None if self.layout is None else self.layout.rows,
             stop=self.stop,
             guards=schema.guards_of(self.config),
         )
@@ -427,11 +432,12 @@ class Experiment:
         try:
             read_result(self.folder(name, seed) / "result.json")
         except (OSError, ValueError, TypeError):
-            return False  # one that cannot be read is measured again
-        return True
+            return processes.agreed(False)  # one that cannot be read is measured again
+        return processes.agreed(True)
 
     def _write_result(self, result: RunResult) -> None:
-        result.write(self.folder(result.run, result.seed) / "result.json")
+        if processes.is_main():
+            result.write(self.folder(result.run, result.seed) / "result.json")
 
     def _model(self, role: str, classes: int) -> Model:
         taps = recipe.wanted_taps(arm.options for arm in self.arms.values())[role]
@@ -492,17 +498,35 @@ class Experiment:
     def _compiled(self, name: str, make: Any) -> Algorithm:
         """The seeds of an arm share a compiled step."""
         if name not in self._made:
-            devices, mesh = len(jax.devices()), None
-            if devices > 1 and self.config.data.batch_size % devices == 0:
-                mesh = jax.make_mesh((devices,), ("data",))
-            self._made[name] = parallel.compile(make(), mesh=mesh)
+            layout = self.layout
+            placed = {} if layout is None else {"mesh": layout.mesh, "rules": layout.rules}
+            self._made[name] = parallel.compile(make(), **placed)
         return self._made[name]
+
+    @functools.cached_property
+    def layout(self) -> parallel.Layout | None:
+        """Where arrays live; `None` on a single device."""
+        sizes, batch_size = self.config.mesh.to_dict(), self.config.data.batch_size
+        if jax.device_count() == 1 and set(sizes.values()) <= {-1, 1}:
+            return None
+        try:
+            mesh = parallel.make_mesh(**sizes)
+        except ValueError as error:
+            raise RecipeError(f"config.mesh: {one_line(error)}") from error
+        if batch_size % parallel.batch_shards(mesh):
+            if jax.process_count() == 1 and sizes == schema.default().mesh.to_dict():
+                return None
+            raise RecipeError(
+                f"config.data.batch_size is {batch_size}, wanted a multiple of the "
+                f"{parallel.batch_shards(mesh)} devices along data and fsdp"
+            )
+        return parallel.Layout(mesh, recipe.build_rules(self.config.rules))
 
     def _evaluate(self, model: Model) -> loop.Evaluate:
         key = "evaluate", model
         if key not in self._made:
             self._made[key] = measuring.evaluator_of(
-                model, self.data.watch[1], self.eval_batch_size
+                model, self.data.watch[1], self.eval_batch_size, self.layout
             )
         evaluator = self._made[key]
         return lambda state: evaluator(state.players["student"].variables)

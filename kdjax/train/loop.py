@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import zlib
 from collections.abc import Callable, Mapping
@@ -20,6 +21,7 @@ from kdjax.data import BatchIterator, prefetch_to_device
 from kdjax.train.checkpoints import Checkpoints
 from kdjax.train.errors import RecipeError, one_line
 from kdjax.train.logging import MetricWriter, Progress
+from kdjax.train.processes import StopInStep
 from kdjax.train.spikes import SpikeFinder
 from kdjax.train.stopping import Stop, stop_on_signals
 
@@ -173,7 +175,7 @@ class _Run:
 
     def go(self, writer: MetricWriter, progress: Progress, evaluate, split, stop: Stop) -> None:
         """Steps until the end, or until asked to stop."""
-        budget = self.budget
+        budget, together = self.budget, StopInStep(stop)
         while self.step < budget.steps:
             self._advance(progress)
             last, metrics = self.step == budget.steps, None
@@ -184,9 +186,10 @@ class _Run:
                 metrics = evaluate(self.state)
                 writer.write(self.step, split, metrics)
             best = metrics is not None and budget.best is not None
-            if last or best or stop.asked or self.step % budget.save_every == 0:
+            asked = together.asked()
+            if last or best or asked or self.step % budget.save_every == 0:
                 self._save(writer, metrics)
-            if stop.asked and not last:
+            if asked and not last:
                 self.keeper.wait()
                 stop.check(f"at step {self.step}, checkpoint saved")
         self.keeper.wait()
@@ -212,7 +215,11 @@ class _Run:
     def _collect(self, writer: MetricWriter) -> None:
         """Fetches the pending metrics; looks for what broke and for spikes."""
         begun = time.perf_counter()
-        host = jax.device_get([metrics for _, metrics, _ in self.pending])
+        # A third of what jax.device_get takes for scalars.
+        host = [
+            {name: float(np.asarray(value)) for name, value in metrics.items()}
+            for _, metrics, _ in self.pending
+        ]
         self.seconds += time.perf_counter() - begun
         pending, self.pending = self.pending, []
         for (step, _, position), metrics in zip(pending, host, strict=True):
@@ -228,7 +235,7 @@ class _Run:
         for name, value in metrics.items():
             # A player whose turn it is not reports NaN; the main one plays at each step.
             main = name == f"{self.prefix}loss"
-            if _kind(name) == "loss" and (np.isinf(value) or (main and np.isnan(value))):
+            if _kind(name) == "loss" and (math.isinf(value) or (main and math.isnan(value))):
                 raise self._broken(f"{name} is {value} at step {step}", position)
         for name, value in metrics.items():
             if _kind(name) == BROKEN and value == 1:

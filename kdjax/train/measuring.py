@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdjax import data, evaluation, losses
+from kdjax import data, evaluation, losses, parallel
 from kdjax.base import Model, Variables
 from kdjax.data import Dataset
 
@@ -51,9 +51,12 @@ def measure(
 
 
 def evaluator_of(
-    model: Model, dataset: Dataset, batch_size: int
+    model: Model, dataset: Dataset, batch_size: int, layout: parallel.Layout | None = None
 ) -> Callable[[Variables], dict[str, float]]:
-    """A function from variables to loss and accuracy on a data set; compiled once."""
+    """A function from variables to loss and accuracy on a data set; compiled once.
+
+    With a layout the variables are those of a train state on its mesh.
+    """
 
     @jax.jit
     def sums(variables, batch):
@@ -63,7 +66,17 @@ def evaluator_of(
         return jnp.sum(loss), jnp.sum(right)
 
     def evaluate(variables: Variables) -> dict[str, float]:
-        batches = data.prefetch_to_device(data.eval_batches(dataset, batch_size))
+        batches = data.eval_batches(dataset, batch_size)
+        if layout is None:
+            batches = data.prefetch_to_device(batches)
+        elif batch_size % parallel.batch_shards(layout.mesh) == 0:
+            share = jax.process_index(), jax.process_count()
+            batches = data.eval_batches(
+                dataset, batch_size, process_index=share[0], process_count=share[1]
+            )
+            batches = data.prefetch_to_device(batches, sharding=layout.rows)
+        else:  # whole on each device; numpy arrays are alike in all processes
+            batches = map(dict, batches)
         totals = jax.device_get([sums(variables, batch) for batch in batches])
         loss, right = (float(sum(column)) for column in zip(*totals, strict=True))
         return {"loss": loss / dataset.size, "accuracy": right / dataset.size}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import optax
 
 import kdjax
-from kdjax import algorithms, losses, models, objectives
+from kdjax import algorithms, losses, models, objectives, parallel
 from kdjax.base import Algorithm, Model, Objective
 from kdjax.losses import divergences
 from kdjax.losses.numerics import nearest
@@ -177,6 +178,31 @@ def build_algorithm(
         )
     except TypeError as error:
         raise RecipeError(f"config.{section}: {_one_line(error)}") from error
+
+
+def build_rules(rules: Mapping[str, Any]) -> dict[str, parallel.Rules]:
+    """Sharding rules by role, from pairs of a pattern and mesh axes.
+
+    Raises:
+      RecipeError: something else was given.
+    """
+    found = {}
+    for role, pairs in rules.items():
+        try:
+            patterns = tuple((pattern, parallel.P(*_axes(axes))) for pattern, axes in pairs)
+            for pattern, _ in patterns:
+                re.compile(pattern)
+        except (TypeError, ValueError, re.error) as error:
+            raise RecipeError(
+                f"config.rules.{role} is {pairs!r}; wanted pairs of a regular expression and mesh "
+                "axes, such as (('head/kernel', (None, 'tensor')),)"
+            ) from error
+        found[role] = parallel.Rules(patterns)
+    return found
+
+
+def _axes(axes: Any) -> tuple[Any, ...]:
+    return (axes,) if isinstance(axes, str) else tuple(axes)
 
 
 def wanted_taps(arms: Iterable[Options]) -> dict[str, tuple[str, ...]]:

@@ -11,7 +11,7 @@ from kdjax.train import recipe
 from kdjax.train.errors import RecipeError, one_line
 
 OPEN = ("teacher.model", "teacher.augment", "student.model", "student.augment")
-OPEN += ("objective", "baselines")
+OPEN += ("objective", "baselines", "rules")
 """Sections whose keys depend on what they name; they are checked where that is built."""
 _KINDS = {
     bool: "True or False",
@@ -41,6 +41,9 @@ def default() -> ConfigDict:
         `weight`, `label_weight`, `smoothing` of the labels, `projector`; or `algorithm`, a training
         scheme.
       baselines: other ways to train it, by name, for comparison.
+      mesh: devices along the axes `data`, `fsdp` and `tensor` (see `kdjax.parallel.make_mesh`).
+      rules: how variables are split, by role (`student`, `teacher`): pairs of a path pattern and
+        mesh axes, `(('head/kernel', (None, 'tensor')),)`; the automatic rule does the rest.
       main: what the objective's runs are called; its name by default.
       seeds: a run of each way per seed.
       guards: `non_finite`, what happens to a gradient with a NaN or an infinity in it: `'raise'`
@@ -83,6 +86,8 @@ def default() -> ConfigDict:
     config.student = ConfigDict({"model": {}, "epochs": 1.0, "optimizer": optimizer, "augment": {}})
     config.objective = ConfigDict({"name": "kd"})
     config.baselines = ConfigDict({"labels": {"name": "cross_entropy"}})
+    config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
+    config.rules = ConfigDict()
     config.main = ""
     config.seeds = (0, 1, 2)
     config.select = "last"

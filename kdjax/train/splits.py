@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from kdjax import data
 from kdjax.data import DataError, Dataset
-from kdjax.data.dataset import Feature, Rows
+from kdjax.data.dataset import ArrayRows, Feature, Rows
 from kdjax.train.errors import RecipeError, one_line
 
 CACHE = "teacher_logits"
@@ -141,10 +141,15 @@ def training_batches(
         "process_index": jax.process_index(),
         "process_count": jax.process_count(),
     }
-    iterator = data.batches(train, seed=seed, **options)
+
+    def batches(dataset: Dataset, seed: int) -> data.BatchIterator:
+        # From memory they come at once, and the loop has a thread that moves them to the device.
+        ahead = 0 if isinstance(dataset.rows, ArrayRows) else 2
+        return data.batches(dataset, seed=seed, prefetch=ahead, **options)
+
     if validation is None:
-        return iterator
-    return _Paired(iterator, data.batches(validation, seed=seed + 1, **options))
+        return batches(train, seed)
+    return _Paired(batches(train, seed), batches(validation, seed + 1))
 
 
 def with_column(dataset: Dataset, name: str, values: np.ndarray) -> Dataset:

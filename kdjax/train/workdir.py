@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import fcntl
 import json
@@ -17,6 +18,7 @@ import jax
 from ml_collections import ConfigDict
 
 import kdjax
+from kdjax.train import processes
 from kdjax.train.errors import RecipeError, one_line
 from kdjax.train.files import to_json, write_json_atomic
 
@@ -28,11 +30,25 @@ ADDED = ("runs", "dataset")
 
 @contextmanager
 def claimed(workdir: Path) -> Iterator[None]:
-    """Makes the folder and holds it for this process; the system lets go if the process dies.
+    """Makes the folder and holds it for this job; the system lets go if its main process dies.
 
     Raises:
-      RecipeError: another process is at work in it, or it cannot be made.
+      RecipeError: another job is at work in it, or it cannot be made.
     """
+    with contextlib.ExitStack() as held:
+        problem = None
+        if processes.is_main():
+            try:
+                held.enter_context(_locked(workdir))
+            except RecipeError as error:
+                problem = error
+        if processes.agreed(problem is not None):
+            raise problem or RecipeError(f"the main process cannot work in {workdir}")
+        yield
+
+
+@contextmanager
+def _locked(workdir: Path) -> Iterator[None]:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         # Kept open while the folder is held.
@@ -58,7 +74,11 @@ def check_config(workdir: Path, config: ConfigDict, runs: list[str]) -> None:
     if not (workdir / "config.json").exists():
         return
     then, now = _read_config(workdir), _stored(config, runs)
-    differing = sorted(_differences(then, now) - set(ELSEWHERE))
+    differing = sorted(
+        key
+        for key in _differences(then, now)
+        if key not in ELSEWHERE and key.partition(".")[0] not in ELSEWHERE
+    )
     if differing:
         more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
         raise RecipeError(
@@ -69,6 +89,8 @@ def check_config(workdir: Path, config: ConfigDict, runs: list[str]) -> None:
 
 def record(workdir: Path, config: ConfigDict, runs: list[str]) -> None:
     """Writes `config.json` and `environment.json`, unless they are there."""
+    if not processes.is_main():
+        return
     if not (workdir / "config.json").exists():
         write_json_atomic(workdir / "config.json", _stored(config, runs))
     if not (workdir / "environment.json").exists():
@@ -137,6 +159,7 @@ def _environment() -> dict[str, Any]:
         "kdjax": kdjax.__version__,
         "device": jax.devices()[0].device_kind,
         "device_count": jax.device_count(),
+        "process_count": jax.process_count(),
     }
 
 

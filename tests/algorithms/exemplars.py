@@ -5,9 +5,12 @@ import jax.numpy as jnp
 import optax
 
 import kdjax
-from kdjax import algorithms, losses, models, objectives
+from kdjax import algorithms, losses, models, objectives, parallel
 
 CLASSES, SIZE, BATCH, EXAMPLES = 16, 6, 16, 48
+
+rules = parallel.Rules((("head$", parallel.P(None, ("fsdp", "tensor"))),), smallest=16)
+"""The head's classes are split over two axes, other arrays by the automatic rule."""
 
 
 def network(width: int) -> kdjax.Model:

@@ -9,16 +9,12 @@ import functools
 import jax
 import numpy as np
 import pytest
-from exemplars import batch, exemplars, run
+from exemplars import batch, exemplars, rules, run
 
 from kdjax import parallel
-from kdjax.parallel import P, Rules
 
 ALL = exemplars()
 TOLERANCE = 1e-5
-RULES = Rules(
-    (("head$", P(None, ("fsdp", "tensor"))),), smallest=16
-)
 MESHES = {
     "data": {"data": 8},
     "fsdp": {"data": 1, "fsdp": 8},
@@ -48,7 +44,7 @@ def assert_same(name, state, history, tolerance=TOLERANCE):
 def over(mesh_name, name, **options):
     make, frozen = ALL[name]
     mesh = parallel.make_mesh(**MESHES[mesh_name])
-    return run(parallel.compile(make(**options), mesh=mesh, rules=RULES), frozen)
+    return run(parallel.compile(make(**options), mesh=mesh, rules=rules), frozen)
 
 
 @pytest.mark.parametrize("name", ALL)

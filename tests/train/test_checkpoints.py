@@ -1,6 +1,8 @@
 import shutil
 import zlib
 
+import hypothesis
+import hypothesis.strategies
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,9 +10,11 @@ import optax
 import pytest
 import tiny
 
+import kdjax
 from kdjax.base import PlayerState, TrainState
 from kdjax.train import loop
-from kdjax.train.checkpoints import Checkpoints, checksum, read_variables
+from kdjax.train.checkpoints import Checkpoints, read_variables
+from kdjax.train.checksums import checksum
 from kdjax.train.errors import CheckpointError
 
 
@@ -221,6 +225,24 @@ def test_a_half_written_checkpoint_does_not_count(folder):
     shutil.rmtree(folder / "4.orbax-checkpoint-tmp" / "state")
     with Checkpoints(folder) as keeper:
         assert keeper.restore_latest(state_of(0)).step == 3
+
+
+def test_checksums_do_not_depend_on_the_mesh():
+    whole = {"a": jnp.arange(64.0).reshape(8, 8), "b": jnp.arange(16, dtype=jnp.bfloat16)}
+    mesh = kdjax.parallel.make_mesh(2, 2, 2)
+    for first, second in (("data", "tensor"), (("data", "fsdp"), None), (None, "fsdp")):
+        specs = {"a": kdjax.parallel.P(first, second), "b": kdjax.parallel.P(first)}
+        shardings = {k: jax.sharding.NamedSharding(mesh, spec) for k, spec in specs.items()}
+        assert checksum(jax.device_put(whole, shardings)) == checksum(whole)
+
+
+@hypothesis.given(hypothesis.strategies.integers(0, 32 * 24 - 1))
+@hypothesis.settings(deadline=None, max_examples=50)
+def test_checksums_tell_a_flipped_bit(bit):
+    words = np.arange(24, dtype=np.uint32)
+    flipped = words.copy()
+    flipped[bit // 32] ^= np.uint32(1 << (bit % 32))
+    assert checksum([words]) != checksum([flipped])
 
 
 def test_checksums():
