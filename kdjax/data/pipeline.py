@@ -128,7 +128,7 @@ def batches(
         "drop_remainder": drop_remainder,
     }
     count = None if end is None else end // batch_size if drop_remainder else -(-end // batch_size)
-    return BatchIterator(_grain_iterator(load_batch, count, prefetch), order)
+    return BatchIterator(_iterator(load_batch, count, prefetch), order)
 
 
 def eval_batches(
@@ -186,16 +186,35 @@ def _take(dataset: Dataset, rows: np.ndarray, number: int) -> HostBatch:
         raise SourceTimeout(f"batch {number} did not arrive: {error}") from error
 
 
-def _grain_iterator(
-    load_batch: Callable[[int], HostBatch], count: int | None, prefetch: int
-) -> Any:
+def _iterator(load_batch: Callable[[int], HostBatch], count: int | None, prefetch: int) -> Any:
+    if not prefetch:
+        return _Numbered(load_batch, count)
     import grain
 
     # Grain walks over batch numbers, not examples: a call in Python per example costs more than
     # the gather. 2**48 batches are endless enough.
     numbers = grain.MapDataset.range(2**48 if count is None else count)
-    options = grain.ReadOptions(num_threads=min(prefetch, 1), prefetch_buffer_size=prefetch)
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch)
     return iter(numbers.map(load_batch).to_iter_dataset(options))
+
+
+class _Numbered(Iterator[HostBatch]):
+    """Batches by their number, without a thread."""
+
+    def __init__(self, load_batch: Callable[[int], HostBatch], count: int | None):
+        self._load_batch, self._count, self._next = load_batch, count, 0
+
+    def __next__(self) -> HostBatch:
+        if self._count is not None and self._next >= self._count:
+            raise StopIteration
+        self._next += 1
+        return self._load_batch(self._next - 1)
+
+    def get_state(self) -> dict[str, int]:
+        return {"next_index": self._next}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        self._next = state["next_index"]
 
 
 def _stream_rows(start: int, stop: int, size: int, seed: int | None) -> np.ndarray:
