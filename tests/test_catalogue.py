@@ -15,9 +15,13 @@ from kdjax import algorithms, losses, objectives
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = {
     "kdjax.losses": {
-        "adaptive_average_pool", "attention_map", "batch_coupled", "blend", "class_sums",
-        "committee", "divergence", "geometry", "interpolate", "label_first", "load_balance",
-        "route", "sinkhorn_plan", "soften", "split_target", "standardize",
+        "adaptive_average_pool", "aggregate_views", "attention_map", "batch_coupled", "blend",
+        "channel_correlation", "class_centers", "class_sums", "combine_heads", "committee",
+        "confidence_weights", "divergence", "entropy_balance", "geometry", "gram_distance",
+        "interpolate", "joint_labels", "label_first", "landmark_assistance", "landmark_error",
+        "load_balance", "merge_subclasses", "route", "sinkhorn_plan", "soften", "source_weights",
+        "spatial_correlation", "split_target", "standardize", "uskd", "virtual_teacher",
+        "without_readout",
     },
     "kdjax.objectives": {
         "TaidState", "convex", "correct", "crd_step", "draw_others", "gate", "gate_init", "gated",
@@ -25,7 +29,10 @@ PARTS = {
         "reduce", "share_network", "taid_update", "teacher_is_right", "told_apart", "total_loss",
         "weighted", "weighted_sum", "with_labels",
     },
-    "kdjax.algorithms": {"Guards", "Player", "Teacher", "algorithm", "bilevel", "train_step"},
+    "kdjax.algorithms": {
+        "Guards", "Player", "Teacher", "algorithm", "bilevel", "kernel_self_distillation_limit",
+        "rbf_kernel", "train_step",
+    },
 }  # fmt: skip
 """What methods are made of; everything else that is public is a method."""
 

@@ -1,8 +1,15 @@
 """Algorithms: who plays, on what, in which order. One engine, and the named schemes on it."""
 
+from kdjax.algorithms.alignment import gradient_align
 from kdjax.algorithms.bilevel import bilevel
 from kdjax.algorithms.engine import algorithm
 from kdjax.algorithms.guards import Guards
+from kdjax.algorithms.influence import influence
+from kdjax.algorithms.kernel_ridge import (
+    kernel_self_distillation,
+    kernel_self_distillation_limit,
+    rbf_kernel,
+)
 from kdjax.algorithms.players import Player, Teacher
 from kdjax.algorithms.schemes import (
     average_self_distillation,
@@ -21,8 +28,13 @@ __all__ = [
     "average_self_distillation",
     "bilevel",
     "distill",
+    "gradient_align",
+    "influence",
+    "kernel_self_distillation",
+    "kernel_self_distillation_limit",
     "meal_v2",
     "mutual_learning",
+    "rbf_kernel",
     "tgeo_kd",
     "train_step",
 ]

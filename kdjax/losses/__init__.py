@@ -5,6 +5,7 @@ Student first, teacher second, then labels; options are keyword-only with the pa
 """
 
 from kdjax.losses.binary import binary_kl, binary_kl_norm
+from kdjax.losses.confidence import balanced_kl, confidence_weights, cwtm, entropy_balance, wsld
 from kdjax.losses.contrastive import (
     clip_contrastive,
     contrastive_loss,
@@ -12,6 +13,13 @@ from kdjax.losses.contrastive import (
     info_nce,
     sim_clr,
     sup_con,
+)
+from kdjax.losses.correlation import (
+    channel_correlation,
+    dist_plus,
+    gram_distance,
+    multi_level_kd,
+    spatial_correlation,
 )
 from kdjax.losses.divergences import (
     alpha_divergence,
@@ -28,6 +36,7 @@ from kdjax.losses.divergences import (
     symmetric_kl,
     total_variation,
 )
+from kdjax.losses.embeddings import class_centers, nd
 from kdjax.losses.features import (
     adaptive_average_pool,
     attention_map,
@@ -35,6 +44,7 @@ from kdjax.losses.features import (
     embedding_regression,
     hint,
 )
+from kdjax.losses.heads import aggregate_views, combine_heads, joint_labels, sla
 from kdjax.losses.logits import (
     cross_entropy,
     dist,
@@ -48,47 +58,81 @@ from kdjax.losses.logits import (
 )
 from kdjax.losses.numerics import batch_coupled
 from kdjax.losses.ranking import label_first, pld
+from kdjax.losses.regression import (
+    assistive_landmark,
+    landmark_assistance,
+    landmark_error,
+    probability_mse,
+)
 from kdjax.losses.relations import rkd, rkd_angle, rkd_distance, similarity_preserving
+from kdjax.losses.sources import parc, source_weights
+from kdjax.losses.stored import recover_top_k
+from kdjax.losses.subclasses import merge_subclasses, subclass_targets, without_readout
 from kdjax.losses.targets import committee, interpolate, ofa, ps_kd, soften, taid
+from kdjax.losses.teacher_free import tf_kd, uskd, virtual_teacher
+from kdjax.losses.teacher_training import conditional_mutual_information, focal, mcmi
 from kdjax.losses.transport import sinkhorn_kd, sinkhorn_plan
 from kdjax.losses.weighting import blend, class_sums, geometry, load_balance, route
 
 __all__ = [
     "adaptive_average_pool",
+    "aggregate_views",
     "alpha_divergence",
+    "assistive_landmark",
     "attention_map",
     "attention_transfer",
+    "balanced_kl",
     "batch_coupled",
     "binary_kl",
     "binary_kl_norm",
     "blend",
+    "channel_correlation",
     "chi_squared",
+    "class_centers",
     "class_sums",
     "clip_contrastive",
+    "combine_heads",
     "committee",
+    "conditional_mutual_information",
+    "confidence_weights",
     "contrastive_loss",
     "crd_nce",
     "cross_entropy",
+    "cwtm",
     "dist",
+    "dist_plus",
     "divergence",
     "dkd",
     "embedding_regression",
+    "entropy_balance",
+    "focal",
     "generalized_jensen_shannon",
     "geometry",
+    "gram_distance",
     "hellinger",
     "hint",
     "info_nce",
     "interpolate",
     "jensen_shannon",
+    "joint_labels",
     "kd",
     "kd_logit_standardization",
     "kl_divergence",
     "label_first",
+    "landmark_assistance",
+    "landmark_error",
     "load_balance",
+    "mcmi",
+    "merge_subclasses",
+    "multi_level_kd",
+    "nd",
     "nkd",
     "ofa",
+    "parc",
     "pld",
+    "probability_mse",
     "ps_kd",
+    "recover_top_k",
     "reverse_kl",
     "rkd",
     "rkd_angle",
@@ -100,13 +144,22 @@ __all__ = [
     "sinkhorn_plan",
     "skew_kl",
     "skew_reverse_kl",
+    "sla",
     "soft_cross_entropy",
     "soften",
+    "source_weights",
+    "spatial_correlation",
     "split_target",
     "standardize",
     "standardized",
+    "subclass_targets",
     "sup_con",
     "symmetric_kl",
     "taid",
+    "tf_kd",
     "total_variation",
+    "uskd",
+    "virtual_teacher",
+    "without_readout",
+    "wsld",
 ]

@@ -242,6 +242,7 @@ def dist(
     temperature: Any = 1.0,
     where: Mask | None = None,
     eps: float = 1e-8,
+    clamp_norms: bool = False,
 ) -> Float[Array, ""]:
     """Distillation from a stronger teacher: correlations instead of an exact match.
 
@@ -259,6 +260,8 @@ def dist(
       temperature: `T`, above 0.
       where: elements that count, broadcast against the logits.
       eps: added to the product of the two norms.
+      clamp_norms: bounds each norm by `eps` from below instead, as torchdistill does; it differs
+        for classes that hardly ever change.
 
     Returns:
       A scalar.
@@ -285,8 +288,9 @@ def dist(
         return jnp.exp(numerics.log_probabilities(logits, temperature=temperature, where=where))
 
     q, p = probabilities(student_logits), jax.lax.stop_gradient(probabilities(teacher_logits))
-    within_example = 1 - numerics.pearson(p, q, axis=-1, where=where, eps=eps)
-    within_class = 1 - numerics.pearson(p, q, axis=0, where=where, eps=eps)
+    options = {"where": where, "eps": eps, "clamp_norms": clamp_norms}
+    within_example = 1 - numerics.pearson(p, q, axis=-1, **options)
+    within_class = 1 - numerics.pearson(p, q, axis=0, **options)
     examples = None if where is None else jnp.any(where, axis=-1)
     existing = None if where is None else jnp.any(where, axis=0)
     return temperature**2 * (

@@ -182,14 +182,25 @@ def masked_mean(x: Array, where: Any = None, *, axis: Any = None) -> Array:
     return jnp.sum(jnp.where(where, x, 0), axis=axis) / jnp.maximum(count, 1)
 
 
-def pearson(x: Array, y: Array, *, axis: int = -1, where: Any = None, eps: float = 1e-8) -> Array:
+def pearson(
+    x: Array,
+    y: Array,
+    *,
+    axis: int = -1,
+    where: Any = None,
+    eps: float = 1e-8,
+    clamp_norms: bool = False,
+) -> Array:
     """Pearson correlation along an axis, with `eps` added to the product of the norms.
 
-    0 where one side is constant or nothing is selected.
+    With `clamp_norms` each norm is at least `eps` instead. 0 where one side is constant or nothing
+    is selected.
     """
     x, y = as_float(x), as_float(y)
     x = x - jnp.expand_dims(masked_mean(x, where, axis=axis), axis)
     y = y - jnp.expand_dims(masked_mean(y, where, axis=axis), axis)
     if where is not None:
         x, y = jnp.where(where, x, 0), jnp.where(where, y, 0)
+    if clamp_norms:
+        return jnp.sum(normalize(x, axis=axis, eps=eps) * normalize(y, axis=axis, eps=eps), axis)
     return jnp.sum(x * y, axis=axis) / (safe_norm(x, axis=axis) * safe_norm(y, axis=axis) + eps)

@@ -49,7 +49,7 @@ def pld(
       (Array([0.2815], dtype=float32), Array([1.3831], dtype=float32))
 
     References:
-      PLD: A Choice-Theoretic List-Wise Knowledge Distillation, arXiv:2506.12542.
+      Bassam et al., PLD: A Choice-Theoretic List-Wise Knowledge Distillation, arXiv:2506.12542.
     """
     numerics.check_pair(student_logits, teacher_logits, ("student_logits", "teacher_logits"))
     if weights not in ("teacher", "uniform"):

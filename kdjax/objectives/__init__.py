@@ -14,10 +14,13 @@ from kdjax.objectives.compose import (
     weighted_sum,
     with_labels,
 )
+from kdjax.objectives.dual_head import dho
 from kdjax.objectives.learned_weights import geometry_weighted_kd, share_network
 from kdjax.objectives.lift import lift, reduce
+from kdjax.objectives.masks import mask_network
 from kdjax.objectives.memory import crd, crd_step, draw_others, info_nce
 from kdjax.objectives.projected import projected
+from kdjax.objectives.self_targets import uskd
 from kdjax.objectives.teachers import (
     ensemble_kd,
     gate,
@@ -33,6 +36,7 @@ __all__ = [
     "correct",
     "crd",
     "crd_step",
+    "dho",
     "draw_others",
     "ensemble_kd",
     "gate",
@@ -41,6 +45,7 @@ __all__ = [
     "geometry_weighted_kd",
     "info_nce",
     "lift",
+    "mask_network",
     "measured",
     "output_discriminator",
     "projected",
@@ -56,6 +61,7 @@ __all__ = [
     "teacher_is_right",
     "told_apart",
     "total_loss",
+    "uskd",
     "weighted",
     "weighted_sum",
     "with_labels",

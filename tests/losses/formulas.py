@@ -12,12 +12,18 @@ import numpy as np
 class Case:
     """A loss `(student, teacher, labels, *, where)` and its formula on one row `(s, t, y)`.
 
-    A case of a loss that couples a batch has the formula of the whole batch `(s, t, y)`.
+    A case of a loss that couples a batch has the formula of the whole batch `(s, t, y)`. Where a
+    loss weighs by constants that depend on the student, its formula takes them at `at`.
     """
 
     loss: Callable
     formula: Callable
     zero_at_equality: bool = False
+    constants: bool = False
+
+    def value(self, s, t, y, at):
+        """The formula, with its constants taken at another student."""
+        return self.formula(s, t, y, at=at) if self.constants else self.formula(s, t, y)
 
 
 def softmax(x):

@@ -21,9 +21,10 @@ def draw(seed: int = 0, scale: float = 2.0):
     return student.astype(np.float32), teacher.astype(np.float32), np.array([0, 3, 2, 4])
 
 
-def expected(case, student, teacher, labels):
-    rows = zip(np.float64(student), np.float64(teacher), labels, strict=True)
-    return np.array([case.formula(s, t, y) for s, t, y in rows])
+def expected(case, student, teacher, labels, at=None):
+    at = student if at is None else at
+    rows = zip(*map(np.float64, (student, teacher)), labels, np.float64(at), strict=True)
+    return np.array([case.value(*row) for row in rows])
 
 
 def gradient(case, student, teacher, labels, **options):
@@ -54,8 +55,8 @@ def test_gradient_is_the_finite_difference(case):
     wanted = np.zeros((BATCH, CLASSES))
     for c in range(CLASSES):
         step = h * (np.arange(CLASSES) == c)
-        above = expected(case, student + np.float64(step), teacher, labels)
-        below = expected(case, student - np.float64(step), teacher, labels)
+        above = expected(case, student + np.float64(step), teacher, labels, student)
+        below = expected(case, student - np.float64(step), teacher, labels, student)
         wanted[:, c] = (above - below) / (2 * h)
     np.testing.assert_allclose(given, wanted, atol=2e-5 * np.abs(wanted).max())
 
@@ -69,7 +70,8 @@ def test_gradient_of_a_batch_is_the_finite_difference(case):
         step = np.zeros((BATCH, CLASSES))
         step[index] = h
         above, below = (
-            case.formula(student + d, np.float64(teacher), labels) for d in (step, -step)
+            case.value(student + d, np.float64(teacher), labels, np.float64(student))
+            for d in (step, -step)
         )
         wanted[index] = (above - below) / (2 * h)
     np.testing.assert_allclose(given, wanted, atol=2e-5 * np.abs(wanted).max())
