@@ -131,7 +131,7 @@ def dist_plus(
       spatial_weight: of `spatial_correlation`.
       temperature: of the logits, above 0.
       torchdistill: gives the loss of the library of that name, which adds the correlation of the
-        channels itself, so that it drives them apart, and bounds each norm from below.
+        channels itself, so that it drives them apart, and bounds most norms from below.
       where: examples that count, `[batch]`.
 
     Returns:
@@ -151,7 +151,6 @@ def dist_plus(
     """
     del labels
     (student_logits, student_features), (teacher_logits, teacher_features) = student, teacher
-    options = {"where": where, "clamp_norms": torchdistill}
     rows = None if where is None else where[:, None]
     total = logit_losses.dist(
         student_logits,
@@ -162,9 +161,11 @@ def dist_plus(
         where=rows,
         clamp_norms=torchdistill,
     )
-    channels = channel_correlation(student_features, teacher_features, **options)
+    channels = channel_correlation(student_features, teacher_features, where=where)
     channels = numerics.masked_mean(1 - channels if torchdistill else channels, where)
-    positions = spatial_correlation(student_features, teacher_features, **options)
+    positions = spatial_correlation(
+        student_features, teacher_features, clamp_norms=torchdistill, where=where
+    )
     return total + channel_weight * channels + spatial_weight * positions
 
 
@@ -172,7 +173,6 @@ def channel_correlation(
     student_features: features.Features,
     teacher_features: features.Features,
     *,
-    clamp_norms: bool = False,
     where: Examples | None = None,
 ) -> Float[Array, " batch"]:
     """How differently the channels go together, `mean_x (1 - ρ(f_s[x], f_t[x]))`.
@@ -180,7 +180,6 @@ def channel_correlation(
     Args:
       student_features: `[batch, …, channels]`.
       teacher_features: the same shape, a constant.
-      clamp_norms: bounds each norm from below, instead of adding to their product.
       where: examples that count, `[batch]`.
 
     Returns:
@@ -199,7 +198,7 @@ def channel_correlation(
     """
     features.check_features(student_features, teacher_features)
     teacher_features = jax.lax.stop_gradient(teacher_features)
-    rho = numerics.pearson(student_features, teacher_features, axis=-1, clamp_norms=clamp_norms)
+    rho = numerics.pearson(student_features, teacher_features, axis=-1)
     values = jnp.mean(1 - rho, axis=tuple(range(1, rho.ndim)))
     return values if where is None else jnp.where(where, values, 0)
 

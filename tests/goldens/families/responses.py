@@ -67,7 +67,7 @@ def dist_plus(inputs: Arrays, hyper: dict):
             torchdistill=True,
         )
         maps = student[1], teacher[1]
-        channels = jnp.mean(losses.channel_correlation(*maps, clamp_norms=True))
+        channels = jnp.mean(losses.channel_correlation(*maps))
         outputs = {
             "channel_term": 1 - channels,
             "spatial_term": losses.spatial_correlation(*maps, clamp_norms=True),
@@ -277,10 +277,10 @@ def mcmi_teacher(inputs: Arrays, hyper: dict):
         known = arrays["logits"], arrays["labels"]
         centroids = arrays["class_centroids"]
         label_weight, weight = hyper["ce_weight"], hyper["cmi_weight"]
-        values = losses.mcmi(*known, centroids=centroids, weight=weight / label_weight)
+        values = losses.mcmi(*known, centroids=centroids, weight=weight)
         information = losses.conditional_mutual_information(*known, centroids=centroids)
         outputs = {"ce": jnp.mean(losses.cross_entropy(*known)), "cmi": jnp.mean(information)}
-        return label_weight * jnp.mean(values), outputs
+        return jnp.mean(values) + (label_weight - 1) * outputs["ce"], outputs
 
     return differentiate(loss, inputs, ["logits"])
 
