@@ -11,17 +11,21 @@ from kdjax.parallel.compilation import (
     unreplicate,
 )
 from kdjax.parallel.layout import Layout, place
-from kdjax.parallel.meshes import batch_spec, make_mesh
+from kdjax.parallel.meshes import batch_shards, batch_spec, make_mesh
 from kdjax.parallel.rules import REPLICATED, Rules
+from kdjax.parallel.stacks import KEEP_LAYERS_SPLIT, gather_layer
 
 __all__ = [
+    "KEEP_LAYERS_SPLIT",
     "PMAP_AXIS",
     "REPLICATED",
     "Layout",
     "P",
     "Rules",
+    "batch_shards",
     "batch_spec",
     "compile",
+    "gather_layer",
     "make_mesh",
     "mesh_step",
     "place",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,11 +15,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from kdjax.base import Batch, ModelApply, PyTree, TrainState
-from kdjax.parallel import meshes
+from kdjax.parallel import meshes, stacks
 from kdjax.parallel.meshes import FSDP
 from kdjax.parallel.rules import RulesByRole, frozen_specs, rules_of, state_specs, without_fsdp
-
-_GATHERED = "gathered variables"
+from kdjax.parallel.stacks import GATHERED, KEEP_LAYERS_SPLIT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,36 +60,56 @@ class Layout:
 
         Variables that are split over `fsdp` are gathered right where they are used, and again in
         the backward pass instead of being kept; signals stay split along the examples. Without
-        this the compiler is free to gather activations instead.
+        this the compiler is free to gather activations instead. Of stacks that the rules name, one
+        layer at a time is gathered, by the model inside its loop; what the backward pass keeps is
+        then the model's to say, with `KEEP_LAYERS_SPLIT` or a stricter policy.
         """
+        rules = rules_of(self.rules, role)
 
         def placed(variables, batch, *, key=None, train=False):
-            specs = rules_of(self.rules, role).specs(variables, self.mesh, strict=False)
+            specs = rules.specs(variables, self.mesh, strict=False)
+            now = jax.tree_util.tree_map_with_path(
+                lambda path, spec: spec if rules.in_loop(path) else without_fsdp(spec),
+                specs,
+                is_leaf=_is_spec,
+            )
+            layer = functools.partial(self._gather_layer, specs.get("params", {}))
 
             def run(variables):
-                gathered = checkpoint_name(self._gather(variables, specs), _GATHERED)
-                return apply(gathered, batch, key=key, train=train)
+                gathered = self._gather(variables, specs, now)
+                with stacks.gathering(layer if rules.stacked else None):
+                    return apply(gathered, batch, key=key, train=train)
 
-            if self.mesh.shape.get(FSDP, 1) > 1:
-                keep = jax.checkpoint_policies.save_anything_except_these_names(_GATHERED)
-                run = jax.checkpoint(run, policy=keep)
+            # A checkpoint with a policy decides for those inside of it too, and would undo the
+            # rematerialisation of a model's own layers.
+            if self.mesh.shape.get(FSDP, 1) > 1 and not rules.stacked:
+                run = jax.checkpoint(run, policy=KEEP_LAYERS_SPLIT)
             signals, changed = run(variables)
             return {name: self._rows_of(signal) for name, signal in signals.items()}, changed
 
         return placed
 
-    def _gather(self, variables: PyTree, specs: PyTree) -> PyTree:
+    def _gather_layer(self, specs: PyTree, params: PyTree, stack: str) -> PyTree:
+        """One layer of a stack; its partition is the stack's without the axis of layers."""
+        for part in stack.split("/"):
+            if part not in specs:
+                raise ValueError(f"stack is {stack!r}; at {part!r} the parameters have {[*specs]}")
+            specs = specs[part]
+        own = jax.tree.map(lambda spec: P(*spec[1:]), specs, is_leaf=_is_spec)
+        return self._gather(params, own, jax.tree.map(without_fsdp, own, is_leaf=_is_spec))
+
+    def _gather(self, variables: PyTree, specs: PyTree, wanted: PyTree) -> PyTree:
         """Split variables gathered over `fsdp`; their gradients go back split."""
-        split = self._on_mesh(specs)
-        gathered = self._on_mesh(jax.tree.map(without_fsdp, specs, is_leaf=_is_spec))
+        split, gathered = self._on_mesh(specs), self._on_mesh(wanted)
         # A constraint alone would be its own transpose, and force each device to hold the sum of
         # the whole gradient before it keeps its part.
-        return jax.custom_derivatives.linear_call(
+        whole = jax.custom_derivatives.linear_call(
             lambda _, tree: constrain(tree, gathered),
             lambda _, tree: constrain(tree, split),
             (),
             variables,
         )
+        return checkpoint_name(whole, GATHERED)
 
     def _rows_of(self, signal: Any) -> Any:
         """A signal that is one array per example, kept split along them."""

@@ -29,6 +29,8 @@ class Rules:
       patterns: pairs of a regular expression and a `PartitionSpec`.
       fsdp: the mesh axis of the automatic rule; `None` keeps unmatched arrays whole.
       smallest: elements below which the automatic rule leaves an array whole.
+      stacked: a pattern of the arrays whose leading axis is the layers of a loop, and which the
+        model gathers itself, one layer at a time, with `gather_layer`; '' for none.
 
     Example:
       >>> rules = Rules((('head/kernel', P(None, 'tensor')),))
@@ -46,6 +48,7 @@ class Rules:
     patterns: tuple[tuple[str, P], ...] = ()
     fsdp: str | None = FSDP
     smallest: int = 4096
+    stacked: str = ""
 
     def specs(self, tree: PyTree, mesh: Mesh, *, strict: bool = True) -> PyTree:
         """A `PartitionSpec` for each array.
@@ -65,8 +68,12 @@ class Rules:
             lambda path, leaf: self._spec(path, np.shape(leaf), mesh, strict), tree
         )
 
+    def in_loop(self, path: Any) -> bool:
+        """Whether the array at a path is gathered inside the loop over its leading axis."""
+        return bool(self.stacked and re.search(self.stacked, path_name(path)))
+
     def _spec(self, path: Any, shape: tuple[int, ...], mesh: Mesh, strict: bool) -> P:
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        name = path_name(path)
         for pattern, spec in self.patterns:
             if not re.search(pattern, name):
                 continue
@@ -92,6 +99,11 @@ REPLICATED = Rules(fsdp=None)
 """Every array whole on each device."""
 
 RulesByRole = Rules | Mapping[str, Rules] | None
+
+
+def path_name(path: Any) -> str:
+    """A path in a tree as the patterns see it, `encoder/layer_0/kernel`."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def misfit(spec: P, shape: tuple[int, ...], mesh: Mesh) -> str:
