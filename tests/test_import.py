@@ -28,7 +28,7 @@ ABOVE = {
     "objectives": {"base", "losses"},
     "distributions": {"losses"},
     "parallel": {"base"},
-    "models": {"base"},
+    "models": {"base", "distributions", "parallel"},
     "algorithms": {"base", "losses", "models", "objectives", "parallel"},
     "evaluation": {"base", "losses"},
     "data": {"base", "distributions"},

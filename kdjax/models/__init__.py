@@ -5,11 +5,12 @@ from kdjax.models.combine import cast, ensemble, rename
 from kdjax.models.linen import from_linen
 from kdjax.models.nnx import from_nnx
 from kdjax.models.taps import list_taps, tapped
-from kdjax.models.zoo import MLP, ConvNet, Mixer, ResNet, ViT, build, count_parameters
+from kdjax.models.zoo import MLP, ConvNet, Decoder, Mixer, ResNet, ViT, build, count_parameters
 
 __all__ = [
     "MLP",
     "ConvNet",
+    "Decoder",
     "Mixer",
     "ResNet",
     "ViT",

@@ -1,6 +1,7 @@
-"""A small zoo of linen networks for images, enough for the recipes.
+"""A small zoo of linen networks, enough for the recipes.
 
-All take `image` as `[batch, height, width, channels]` and a flag `train`, and give `logits`
+`Decoder` is a language model and lives in `kdjax.models.decoder`. All others are for images: they
+take `image` as `[batch, height, width, channels]` and a flag `train`, and give `logits`
 `[batch, classes]` and `embedding` `[batch, features]`, the vector that the head `head` reads.
 Integer images are divided by 255; floating-point images are taken as they are.
 """
@@ -22,6 +23,9 @@ from jaxtyping import Array, Float, Shaped
 
 from kdjax.base import Variables
 from kdjax.models import _layers as layers
+from kdjax.models.decoder import Decoder
+
+__all__ = ["MLP", "ConvNet", "Decoder", "Mixer", "ResNet", "ViT", "build", "count_parameters"]
 
 Answer = dict[str, Float[Array, "batch _"]]
 
@@ -181,7 +185,8 @@ def build(name: str, **options: Any) -> nn.Module:
     """Builds a network of this zoo by name.
 
     Args:
-      name: name of the class, in any case: `'mlp'`, `'convnet'`, `'resnet'`, `'mixer'`, `'vit'`.
+      name: name of the class, in any case: `'mlp'`, `'convnet'`, `'resnet'`, `'mixer'`, `'vit'`,
+        `'decoder'`.
       **options: its attributes.
 
     Returns:
