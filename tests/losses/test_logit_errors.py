@@ -6,7 +6,18 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from kdjax.losses import binary, divergences, logits, ranking, transport
+from kdjax.losses import (
+    binary,
+    confidence,
+    correlation,
+    divergences,
+    logits,
+    ranking,
+    regression,
+    teacher_free,
+    teacher_training,
+    transport,
+)
 
 X, Y = jnp.zeros((2, 10)), jnp.array([0, 9])
 PAIR_LOSSES = [
@@ -19,16 +30,30 @@ PAIR_LOSSES = [
     logits.kd_logit_standardization,
     binary.binary_kl,
     binary.binary_kl_norm,
+    confidence.balanced_kl,
+    confidence.wsld,
+    correlation.multi_level_kd,
     ranking.pld,
     transport.sinkhorn_kd,
 ]
+LABELLED_LOSSES = [
+    logits.dkd,
+    logits.nkd,
+    confidence.cwtm,
+    confidence.wsld,
+    ranking.pld,
+    regression.probability_mse,
+]
+LABELS_ONLY = [logits.cross_entropy, teacher_free.tf_kd, teacher_training.focal]
 
 
-@pytest.mark.parametrize("loss", PAIR_LOSSES)
+@pytest.mark.parametrize(
+    "loss", [*PAIR_LOSSES, confidence.cwtm, regression.probability_mse, teacher_free.uskd]
+)
 def test_shapes_must_agree(loss):
-    with pytest.raises(ValueError, match=r"student_logits.* \(2, 10\).*teacher_logits.*\(3, 10\)"):
+    with pytest.raises(ValueError, match=r"student_logits.* \(2, 10\).*_logits.*\(3, 10\)"):
         loss(X, jnp.zeros((3, 10)), Y)
-    with pytest.raises(ValueError, match=r"student_logits has 10 classes and teacher_logits.* 100"):
+    with pytest.raises(ValueError, match=r"student_logits has 10 classes and \w+_logits.* 100"):
         loss(X, jnp.zeros((2, 100)), Y)
     with pytest.raises(ValueError, match="student_logits is a scalar"):
         loss(jnp.float32(1), jnp.float32(1), jnp.int32(0))
@@ -47,13 +72,18 @@ def test_errors_come_at_trace_time(loss):
         jax.eval_shape(loss, X, jnp.zeros((2, 100)), Y)
 
 
-@pytest.mark.parametrize("loss", [logits.dkd, logits.nkd, ranking.pld])
+@pytest.mark.parametrize("loss", LABELLED_LOSSES)
 @pytest.mark.parametrize("labels", [[0, 10], [-1, 3]])
 def test_labels_must_be_in_range(loss, labels):
     with pytest.raises(ValueError, match=r"labels lie in \[.*\], wanted 0 to 9"):
         loss(X, X, jnp.array(labels))
+
+
+@pytest.mark.parametrize("loss", LABELS_ONLY)
+@pytest.mark.parametrize("labels", [[0, 10], [-1, 3]])
+def test_labels_alone_must_be_in_range(loss, labels):
     with pytest.raises(ValueError, match=r"labels lie in \[.*\], wanted 0 to 9"):
-        logits.cross_entropy(X, jnp.array(labels))
+        loss(X, jnp.array(labels))
 
 
 @pytest.mark.parametrize("labels", [jnp.zeros((3,), int), jnp.zeros((2,)), jnp.zeros((2, 9))])
@@ -97,3 +127,11 @@ def test_options_of_responses_are_checked():
         transport.sinkhorn_kd(X, X, iterations=0)
     with pytest.raises(ValueError, match=r"eps is 0\.0, wanted a number above 0"):
         transport.sinkhorn_plan(jnp.zeros((2, 2)), eps=0.0)
+    with pytest.raises(ValueError, match="soften is 'both', wanted 'logits' or 'probabilities'"):
+        teacher_free.tf_kd(X, Y, soften="both")
+    with pytest.raises(ValueError, match="correct is 2, wanted a number from 0 to 1"):
+        teacher_free.tf_kd(X, Y, correct=2)
+    with pytest.raises(ValueError, match="rank is 'logit', wanted 'probability' or"):
+        teacher_free.uskd(X, X, Y, rank="logit")
+    with pytest.raises(ValueError, match="label_share is -1, wanted a number from 0 to 1"):
+        regression.probability_mse(X, X, Y, label_share=-1)
