@@ -7,12 +7,14 @@ for rows without any element left. They compute in float32 (float64 if given flo
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array, Bool, Float
 
 LOG_ZERO = -1e9
@@ -22,9 +24,33 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def batch_coupled(loss: F) -> F:
-    """Marks a loss in which the examples of a batch meet, so that it needs the global batch."""
-    loss.batch_coupled = True  # type: ignore[attr-defined]
-    return loss
+    """Marks a loss in which the examples of a batch meet, so that it needs the global batch.
+
+    Where shardings are part of the arrays' types, such a loss leaves them to the compiler: what
+    pairs of examples are split over has no answer that suits all. Its own answer is whole on each
+    device.
+    """
+
+    @functools.wraps(loss)
+    def global_loss(*arguments: Any, **options: Any) -> Any:
+        if AxisType.Explicit not in jax.sharding.get_abstract_mesh().axis_types:
+            return loss(*arguments, **options)
+        leaves, structure = jax.tree.flatten((arguments, options))
+        which = [index for index, leaf in enumerate(leaves) if isinstance(leaf, jax.Array)]
+
+        def of_arrays(*arrays: Array) -> Any:
+            given = dict(zip(which, arrays, strict=True))
+            filled = [given.get(index, leaf) for index, leaf in enumerate(leaves)]
+            arguments, options = jax.tree.unflatten(structure, filled)
+            return loss(*arguments, **options)
+
+        arrays = [leaves[index] for index in which]
+        shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in arrays]
+        whole = jax.tree.map(lambda _: PartitionSpec(), jax.eval_shape(of_arrays, *shapes))
+        return jax.sharding.auto_axes(of_arrays, out_sharding=whole)(*arrays)
+
+    global_loss.batch_coupled = True  # type: ignore[attr-defined]
+    return global_loss  # type: ignore[return-value]
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -2,6 +2,7 @@
 
 from jax.sharding import PartitionSpec as P
 
+from kdjax.parallel.ahead import AheadTeacher, teacher_ahead
 from kdjax.parallel.compilation import (
     PMAP_AXIS,
     compile,
@@ -19,6 +20,7 @@ __all__ = [
     "KEEP_LAYERS_SPLIT",
     "PMAP_AXIS",
     "REPLICATED",
+    "AheadTeacher",
     "Layout",
     "P",
     "Rules",
@@ -31,5 +33,6 @@ __all__ = [
     "place",
     "replicate",
     "spread",
+    "teacher_ahead",
     "unreplicate",
 ]

@@ -46,12 +46,8 @@ def main(coordinator, count, index, output, *names):
             for step in range(5):
                 state, metrics = compiled.step(state, processes.own_rows(batch(step)), frozen)
                 history.append(jax.device_get(metrics))
-            everywhere = parallel.Layout(mesh).everywhere
-            players = parallel.place(
-                state.players, jax.tree.map(lambda _: everywhere, state.players)
-            )
-            local = jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), players)
-            found[name, shape] = local, history, checksum(state.players)
+            whole = whole_on(parallel.Layout(mesh).everywhere, state.players)
+            found[name, shape] = whole, history, checksum(state.players)
     if jax.process_index() == 0:
         Path(output).write_bytes(pickle.dumps(found))
 
