@@ -1,0 +1,193 @@
+"""What the training loop costs over its compiled step.
+
+    python benchmarks/loop_overhead.py
+
+Both sides run the compiled step of `configs/fashion_mnist/kd.py`. One calls it in a Python loop on
+batches that lie on the device already. The other is `kdjax.train.loop.fit` as in a run: batches
+read and moved ahead, metrics, progress, checkpoints. They take turns; each pair of turns gives a
+ratio of steps per second. Results go to benchmarks/results/loop_overhead.{json,md}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import itertools
+import json
+import tempfile
+import time
+from contextlib import redirect_stderr
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import common
+import jax
+import numpy as np
+
+from kdjax import data, models, parallel
+from kdjax.base import Algorithm
+from kdjax.data import Dataset
+from kdjax.train import loop, measuring, splits
+
+WARM = 10
+"""Steps of a turn that are not counted: they fill queues and caches."""
+
+
+class Case(NamedTuple):
+    """A compiled step with its data, and how a turn of the loop looks."""
+
+    algorithm: Algorithm
+    frozen: dict[str, Any]
+    train: Dataset
+    budget: loop.Budget
+
+
+def cases(setting: common.Setting) -> dict[str, Case]:
+    """The recipe with its cached logits, which makes the cheapest step, and with its teacher."""
+    config = setting.config
+    logits = measuring.predict(
+        setting.teacher, setting.teacher_variables, setting.data.train, config.data.eval_batch_size
+    )
+    cached = splits.with_column(setting.data.train, splits.CACHE, logits)
+    stored = models.from_batch({"logits": splits.CACHE})
+    never = 10**9
+    rare = loop.Budget(2300, config.log_every, never, config.checkpoint.every_steps)
+    often = loop.Budget(60, 20, never, 50)
+    return {
+        "cached logits": Case(parallel.compile(setting.algorithm(stored)), {}, cached, rare),
+        "online teacher": Case(
+            parallel.compile(setting.algorithm(setting.teacher)),
+            {"teacher": setting.teacher_variables},
+            setting.data.train,
+            often,
+        ),
+    }
+
+
+def bare(case: Case, state: Any, batches: list) -> float:
+    """Seconds per step of the compiled step alone."""
+    steps = case.budget.steps
+    for batch in itertools.islice(itertools.cycle(batches), WARM):
+        state, _ = case.algorithm.step(state, batch, case.frozen)
+    jax.block_until_ready(state)
+    begun = time.perf_counter()
+    for batch in itertools.islice(itertools.cycle(batches), steps - WARM):
+        state, metrics = case.algorithm.step(state, batch, case.frozen)
+    jax.block_until_ready((state, metrics))
+    return (time.perf_counter() - begun) / (steps - WARM)
+
+
+def looped(case: Case, state: Any, batch_size: int) -> tuple[float, float]:
+    """Seconds per step of the loop, and seconds that a run takes besides: opening and closing."""
+    begun, first, last, calls = time.perf_counter(), 0.0, 0.0, 0
+
+    def step(state, batch, frozen):
+        nonlocal first, calls
+        calls += 1
+        if calls == WARM + 1:
+            jax.block_until_ready(state)
+            first = time.perf_counter()
+        return case.algorithm.step(state, batch, frozen)
+
+    def evaluate(state):  # called once, after the last row of metrics
+        nonlocal last
+        jax.block_until_ready(state)
+        last = time.perf_counter()
+        return {}
+
+    with tempfile.TemporaryDirectory() as folder, redirect_stderr(io.StringIO()):
+        loop.fit(
+            case.algorithm._replace(step=step),
+            state,
+            splits.training_batches(case.train, None, batch_size, 0),
+            case.budget,
+            Path(folder),
+            frozen=case.frozen,
+            evaluate=evaluate,
+            description="loop",
+            batch_size=batch_size,
+        )
+    whole = time.perf_counter() - begun
+    counted = case.budget.steps - WARM
+    return (last - first) / counted, whole - (last - first) * case.budget.steps / counted
+
+
+def compare(case: Case, batch_size: int, pairs: int) -> dict[str, Any]:
+    """Both sides in turns."""
+    source = data.prefetch_to_device(splits.training_batches(case.train, None, batch_size, 0))
+    batches = [next(source) for _ in range(case.train.size // batch_size)]
+
+    def state():
+        return jax.block_until_ready(
+            case.algorithm.init(jax.random.key(0), batches[0], case.frozen)
+        )
+
+    alone, inside, besides = [], [], []
+    for pair in range(-1, pairs):
+        for turn in (0, 1) if pair % 2 else (1, 0):
+            if turn:
+                alone.append(bare(case, state(), batches))
+            else:
+                seconds, rest = looped(case, state(), batch_size)
+                inside.append(seconds)
+                besides.append(rest)
+    alone, inside, besides = alone[1:], inside[1:], besides[1:]  # the first pair compiles
+    ratios = [one / other for one, other in zip(alone, inside, strict=True)]
+    return {
+        "pairs": pairs,
+        "steps_per_turn": case.budget.steps,
+        "log_every": case.budget.log_every,
+        "save_every": case.budget.save_every,
+        "steps_per_second_bare": 1 / float(np.median(alone)),
+        "steps_per_second_loop": 1 / float(np.median(inside)),
+        "ratio": common.median_and_quartiles(ratios),
+        "seconds_of_a_run_besides": float(np.median(besides)),
+    }
+
+
+def page(results: dict) -> str:
+    """The results as markdown."""
+    lines = common.heading(
+        "Overhead of the training loop", "loop_overhead.py", results["environment"]
+    )
+    lines += [
+        "| step | bare (steps/s) | loop (steps/s) | ratio, median (quartiles) | pairs |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name, row in results["cases"].items():
+        lines.append(
+            f"| {name} | {row['steps_per_second_bare']:.1f} | {row['steps_per_second_loop']:.1f} "
+            f"| {common.in_words(row['ratio'])} | {row['pairs']} of {row['steps_per_turn']} steps |"
+        )
+    rows = results["cases"].values()
+    besides = " and ".join(f"{row['seconds_of_a_run_besides']:.2f}" for row in rows)
+    lines += [
+        "",
+        "The loop reads and moves batches, writes metrics, shows progress and saves checkpoints in",
+        "the time that is counted. Not counted is what a run needs besides, to open and close its",
+        f"files, to start and to save its last checkpoint: {besides} s.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measures and writes."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cached-pairs", type=int, default=15, help="pairs with cached logits")
+    parser.add_argument("--online-pairs", type=int, default=9, help="pairs with the teacher")
+    parser.add_argument("--output", type=Path, default=common.RESULTS, help="folder of the results")
+    options = parser.parse_args()
+    setting = common.setting()
+    results = {"environment": common.environment(), "cases": {}}
+    pairs = {"cached logits": options.cached_pairs, "online teacher": options.online_pairs}
+    for name, case in cases(setting).items():
+        results["cases"][name] = compare(case, setting.batch_size, pairs[name])
+    options.output.mkdir(parents=True, exist_ok=True)
+    (options.output / "loop_overhead.json").write_text(json.dumps(results, indent=2) + "\n")
+    (options.output / "loop_overhead.md").write_text(page(results))
+    print(page(results))
+
+
+if __name__ == "__main__":
+    main()
