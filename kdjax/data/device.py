@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import collections
-import concurrent.futures
+import queue
+import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from typing import Any
 
 import jax
@@ -87,8 +90,8 @@ class DevicePrefetcher(Iterator[dict[str, Any]]):
         self._iterator = iterator
         self._put = put
         self._size = size
-        self._thread = concurrent.futures.ThreadPoolExecutor(1, "prefetch_to_device")
-        self._queue: collections.deque[concurrent.futures.Future] = collections.deque()
+        self._thread = _Background()
+        self._queue: collections.deque[Future] = collections.deque()
         self._state = self._source_state()
 
     def _source_state(self) -> Any:
@@ -114,7 +117,7 @@ class DevicePrefetcher(Iterator[dict[str, Any]]):
 
     def set_state(self, state: Any) -> None:
         """Drops what was fetched ahead and moves the wrapped iterator."""
-        concurrent.futures.wait(self._queue)
+        wait(self._queue)
         self._queue.clear()
         self._iterator.set_state(state)
         self._state = state
@@ -169,6 +172,35 @@ def prefetch_to_device(
         )
 
     return DevicePrefetcher(iter(iterator), size, put)
+
+
+class _Background:
+    """Makes calls in a thread, one after the other.
+
+    The thread is a daemon: a source that hangs must not keep the process from ending.
+    """
+
+    def __init__(self):
+        self._calls: queue.SimpleQueue[tuple[Future, Callable] | None] = queue.SimpleQueue()
+        threading.Thread(
+            target=_serve, args=(self._calls,), name="kdjax-prefetch", daemon=True
+        ).start()
+        weakref.finalize(self, self._calls.put, None)
+
+    def submit(self, call: Callable[[], Any]) -> Future:
+        future: Future = Future()
+        self._calls.put((future, call))
+        return future
+
+
+def _serve(calls: queue.SimpleQueue[tuple[Future, Callable] | None]) -> None:
+    while (asked := calls.get()) is not None:
+        future, call = asked
+        try:
+            future.set_result(call())
+        except BaseException as error:  # raised again where the batch is waited for
+            future.set_exception(error)
+        del asked, future, call  # or the thread would keep its owner alive, and never end
 
 
 def _settings() -> tuple[Any, bool]:

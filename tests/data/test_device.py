@@ -1,3 +1,8 @@
+import gc
+import itertools
+import threading
+import time
+
 import jax
 import numpy as np
 import pytest
@@ -87,3 +92,43 @@ def test_wide_integers():
         next(prefetch_to_device([{"id": np.array([2**31])}]))
     with pytest.raises(ValueError, match="size: got 0"):
         prefetch_to_device([], size=0)
+
+
+def prefetch_threads():
+    return [thread for thread in threading.enumerate() if thread.name == "kdjax-prefetch"]
+
+
+def test_the_thread_ends_with_its_prefetcher():
+    before = len(prefetch_threads())
+    prefetcher = prefetch_to_device(itertools.repeat({"x": np.zeros(2)}))
+    next(prefetcher)
+    assert len(prefetch_threads()) == before + 1
+    del prefetcher
+    gc.collect()
+    for _ in range(100):
+        if len(prefetch_threads()) == before:
+            break
+        time.sleep(0.05)
+    assert len(prefetch_threads()) == before
+
+
+def test_an_error_of_the_source_comes_in_its_place():
+    def source():
+        yield {"x": np.zeros(2)}
+        yield {"x": np.ones(2)}
+        raise OSError("the disk is gone")
+
+    prefetcher = prefetch_to_device(source(), size=4)
+    assert [float(next(prefetcher)["x"][0]) for _ in range(2)] == [0.0, 1.0]
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(prefetcher)
+
+
+def test_settings_of_a_with_block_hold_in_the_thread():
+    with jax.enable_x64(True):
+        prefetcher = prefetch_to_device([{"x": np.arange(2)}])
+    assert next(prefetcher)["x"].dtype == np.int64
+    second = jax.devices()[-1]
+    with jax.default_device(second):
+        prefetcher = prefetch_to_device([{"x": np.arange(2)}])
+    assert next(prefetcher)["x"].devices() == {second}
