@@ -118,8 +118,8 @@ def page(results: dict) -> str:
             f"| in all | {results['kills']} |",
             "",
             f"A save was under way at {results['kills_with_a_save_under_way']} of them. "
-            f"The job was started {results['starts']} times in {results['seconds']:.0f} s, and failed to start "
-            f"{len(results['failed_starts'])} times; alone it takes "
+            f"The job was started {results['starts']} times in {results['seconds']:.0f} s, and "
+            f"failed to start {len(results['failed_starts'])} times; alone it takes "
             f"{results['seconds_undisturbed']:.0f} s. {outcome}",
             "",
         ]

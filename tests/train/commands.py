@@ -14,6 +14,7 @@ from kdjax import cli
 
 ROOT = Path(__file__).parents[2]
 OURS = ("config", "data_dir", "output", "platforms", "run", "seed", "source_dir", "workdir")
+OURS += ("coordinator", "distributed", "process", "processes")
 TINY = str(Path(__file__).with_name("tiny_recipe.py"))
 
 

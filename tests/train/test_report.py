@@ -289,3 +289,30 @@ def test_result_round_trip_with_arrays(tmp_path):
     assert result.metrics == {"nll": None, "accuracy": 0.5}
     assert result.confusion == [[1, 0], [0, 1]]
     assert read_result(result.write(tmp_path / "result.json")) == result
+
+
+@pytest.mark.parametrize(
+    ("guards", "said"),
+    [
+        ({}, ""),
+        ({"non_finite": "raise", "spike": 0.0}, ""),
+        ({"non_finite": "raise", "spike": 3.0}, "Spikes of the gradient's norm: 2 (kd 2)."),
+        ({"non_finite": "skip", "spike": 0.0}, "Skipped updates: 7 (kd 7)."),
+        (
+            {"non_finite": "zero", "spike": 3.0},
+            "Spikes of the gradient's norm: 2 (kd 2). Zeroed entries of gradients: 0.",
+        ),
+    ],
+)
+def test_what_was_seen_of_the_gradients(guards, said, tmp_path):
+    """Counters are those of the last row, of all players together."""
+    write_json_atomic(tmp_path / "config.json", {"guards": guards, "runs": ["kd"], "seeds": 1})
+    with MetricWriter(tmp_path / "runs" / "kd" / "seed_0", tensorboard=False) as writer:
+        for step in (1, 2):
+            writer.write(step, "spike", {"norm": 9.0, "median": 1.0, "batch": "0123abcd"})
+            counts = {"skipped_updates": 2 * step, "peer_0/skipped_updates": step + 1}
+            writer.write(step, "train", {"loss": 1.0, **counts})
+    page = report.write_report(tmp_path)[0].read_text()
+    assert said in page
+    if not said:
+        assert "Spikes" not in page and "Skipped" not in page
