@@ -40,7 +40,7 @@ WORDS = {
     "save": "while a checkpoint is saved",
     "report": "while the report is written",
 }
-EPOCHS_PER_KILL = 0.2
+EPOCHS_PER_KILL = 0.1
 """Long enough that the job is still training when the last kill but those of the report comes."""
 
 
