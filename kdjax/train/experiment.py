@@ -154,14 +154,11 @@ class Experiment:
         Raises:
           RecipeError: one line that says what to change.
         """
-        teacher = self._abstract_teacher()
         if self.needs_teacher:
             self._check_teacher()
-        for arm in self.arms.values():
+        for name, arm in self.arms.items():
             try:
-                algorithm = self._algorithm(arm, teacher)
-                batch = self._example_batch(self.data.train, arm, teacher)
-                frozen = self._frozen(arm, teacher)
+                algorithm, batch, frozen = self.step_of(name)
 
                 def trace(algorithm=algorithm, batch=batch, frozen=frozen):
                     state = algorithm.init(jax.random.key(0), batch, frozen)
@@ -174,6 +171,12 @@ class Experiment:
                 raise RecipeError(
                     f"config.{arm.section}: {one_line(error)}{self._hint()}"
                 ) from error
+
+    def step_of(self, name: str) -> tuple[Algorithm, dict[str, Any], dict[str, Variables]]:
+        """An arm's algorithm, a batch of its shapes, and the shapes of its frozen variables."""
+        arm, teacher = self.arms[name], self._abstract_teacher
+        batch = self._example_batch(self.data.train, arm, teacher)
+        return self._algorithm(arm, teacher), batch, self._frozen(arm, teacher)
 
     def trained(self, name: str, seed: int) -> tuple[Model, Variables]:
         """Model and variables of a run, as its result was measured with.
@@ -241,6 +244,7 @@ class Experiment:
         named = {str(index): variables for index, variables in enumerate(members)}
         return Frozen(models.ensemble([model] * len(members)), named, len(members))
 
+    @functools.cached_property
     def _abstract_teacher(self) -> Frozen:
         batch = self._rows(self.data.train)
         shapes = jax.eval_shape(self.teacher_model.init, jax.random.key(0), batch)

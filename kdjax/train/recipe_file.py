@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -20,9 +21,6 @@ from kdjax.train.errors import RecipeError, one_line
 def load_recipe(path: str) -> ConfigDict:
     """The config that a file's `get_config` gives.
 
-    Config files build on each other, `from configs.digits import base`. For this to work from any
-    folder, the one above `configs` and the file's own can be imported from meanwhile.
-
     Args:
       path: of the file; what follows a colon is passed to `get_config`.
 
@@ -30,21 +28,49 @@ def load_recipe(path: str) -> ConfigDict:
       RecipeError: there is no such file, or it cannot be run; names the line.
     """
     path, *argument = path.split(":", 1)
+    with _running(path) as file:
+        config = _module(file).get_config(*argument)
+    if not isinstance(config, ConfigDict):
+        raise RecipeError(f"--config {path}: get_config() gave {config!r}, wanted a ConfigDict")
+    return config
+
+
+def load_module(path: str) -> ModuleType:
+    """A config file as a module, for what it holds besides `get_config`.
+
+    Args:
+      path: of the file; what follows a colon is of no concern.
+
+    Raises:
+      RecipeError: as `load_recipe` does.
+    """
+    with _running(path.split(":", 1)[0]) as file:
+        return _module(file)
+
+
+def _module(file: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("recipe_config", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@contextlib.contextmanager
+def _running(path: str) -> Iterator[Path]:
+    """While a config file runs: its errors are of the recipe, and it finds what it builds on.
+
+    Config files build on each other, `from configs.digits import base`. For this to work from any
+    folder, the one above `configs` and the file's own can be imported from meanwhile.
+    """
     file = Path(path).expanduser().absolute()
     if not file.is_file():
         near = [str(other) for other in _siblings(path)]
         raise RecipeError(f"--config {path}: no such file{nearest(path, near) if near else ''}")
     with _importable(file):
         try:
-            spec = importlib.util.spec_from_file_location("recipe_config", file)
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-            config = module.get_config(*argument)
+            yield file
         except Exception as error:  # whatever a file may do
             raise RecipeError(f"--config {_place(error, file)}") from error
-    if not isinstance(config, ConfigDict):
-        raise RecipeError(f"--config {path}: get_config() gave {config!r}, wanted a ConfigDict")
-    return config
 
 
 def check_overrides(config: ConfigDict, arguments: Sequence[str], flag: str = "config") -> None:
