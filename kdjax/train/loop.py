@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-import zlib
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,9 +15,10 @@ import numpy as np
 
 from kdjax.algorithms import Guards
 from kdjax.algorithms.guards import BROKEN, COUNTERS, NORM
-from kdjax.base import Algorithm, Batch, PyTree, TrainState
+from kdjax.base import Algorithm, PyTree, TrainState
 from kdjax.data import BatchIterator, prefetch_to_device
 from kdjax.train.checkpoints import Checkpoints
+from kdjax.train.checksums import checksum
 from kdjax.train.errors import RecipeError, one_line
 from kdjax.train.logging import MetricWriter, Progress
 from kdjax.train.processes import StopInStep
@@ -262,7 +262,7 @@ class _Run:
         """The fingerprint of the batch at a position; the batches go on where they were."""
         now = self.batches.get_state()
         self.batches.set_state(position)
-        found = fingerprint(next(self.batches))
+        found = checksum(next(self.batches))
         self.batches.set_state(now)
         return found
 
@@ -302,14 +302,6 @@ class _Run:
             f"{what}, batch fingerprint {batch}, {last}; lower the learning rate or look at the "
             "data"
         )
-
-
-def fingerprint(batch: Batch) -> str:
-    """Eight hexadecimal digits that tell this batch from others: a checksum of its arrays."""
-    checksum = 0
-    for leaf in jax.tree.leaves(dict(batch)):
-        checksum = zlib.crc32(np.ascontiguousarray(jax.device_get(leaf)).tobytes(), checksum)
-    return f"{checksum:08x}"
 
 
 def _learned(state: TrainState) -> PyTree:

@@ -9,6 +9,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -74,10 +75,17 @@ class Job(NamedTuple):
         return len(list(self.workdir.glob("runs/*/*/result.json"))) == len(RUNS)
 
 
-def job(workdir: Path, *flags: str) -> Job:
-    """The recipe beside this file, in one process."""
+def job(workdir: Path, *flags: str, processes: int = 1) -> Job:
+    """The recipe beside this file, in one process or several."""
     command = [sys.executable, "-m", "kdjax.train", f"--config={RECIPE}", f"--workdir={workdir}"]
-    return Job([[*command, *flags]], workdir)
+    command += flags
+    if processes == 1:
+        return Job([command], workdir)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"--coordinator=localhost:{free.getsockname()[1]}"
+    together = [*command, address, f"--processes={processes}"]
+    return Job([[*together, f"--process={index}"] for index in range(processes)], workdir)
 
 
 def start(job: Job, log: Path) -> list[subprocess.Popen]:
@@ -126,7 +134,9 @@ def live(job: Job, kind: str, pause: float, log: Path, timeout: float = 300.0) -
     try:
         while running and not ready() and time.monotonic() < begun + timeout:
             time.sleep(0.002)
-            running = all(process.poll() is None for process in processes)
+            codes = [process.poll() for process in processes]
+            # The processes of a finished job end one after the other.
+            running = None in codes and not any(codes)
         if running and time.monotonic() < begun + timeout:
             time.sleep(pause)
         saving = job.saving
