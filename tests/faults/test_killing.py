@@ -24,8 +24,20 @@ def undisturbed(tmp_path_factory):
     return folder / "work"
 
 
+def stop(job, log):
+    """A signal that can be answered ends the job at a checkpoint, with the status shells know."""
+    (process,) = killing.start(job, log)
+    while job.saved < 6 and process.poll() is None:
+        time.sleep(0.002)
+    killing.end([process], signal.SIGTERM)
+    assert process.returncode == 143, log.read_text()
+    assert "checkpoint saved; run the same command again to go on" in log.read_text()
+    assert "Traceback" not in log.read_text() and not job.saving
+
+
 def test_a_job_that_is_killed_ends_as_if_it_had_not_been(undisturbed, tmp_path):
     job, log = killing.job(tmp_path / "work"), tmp_path / "log"
+    stop(job, log)
     lives = list(killing.torment(job, KILLS, seed=1, log=log, reports=3))
     assert not [life.error for life in lives if life.ended == "failed"]
     kinds = collections.Counter(life.kind for life in lives if life.ended == "killed")
@@ -52,22 +64,6 @@ def test_the_comparison_sees_a_single_bit(undisturbed, tmp_path):
     found = killing.differences(copy, undisturbed)
     assert {"kd: metrics.jsonl", "kd: result.json"} < set(found)
     assert any("params" in name for name in found)
-
-
-def test_asked_to_stop(undisturbed, tmp_path):
-    """A signal that can be answered ends the job at a checkpoint, with the status shells know."""
-    job = killing.job(tmp_path / "work")
-    processes = killing.start(job, tmp_path / "log")
-    while job.saved < 6 and processes[0].poll() is None:
-        time.sleep(0.002)
-    killing.end(processes, signal.SIGTERM)
-    said = (tmp_path / "log").read_text()
-    assert processes[0].returncode == 143, said
-    assert "checkpoint saved; run the same command again to go on" in said
-    assert "Traceback" not in said and not job.saving
-    life = killing.live(job, "none", 0.0, tmp_path / "log")
-    assert life.ended == "finished", life.error
-    assert killing.differences(tmp_path / "work", undisturbed) == []
 
 
 def test_asked_to_stop_before_the_first_step(tmp_path):
