@@ -15,13 +15,14 @@ from kdjax import algorithms, losses, objectives
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = {
     "kdjax.losses": {
-        "adaptive_average_pool", "aggregate_views", "attention_map", "batch_coupled", "blend",
-        "channel_correlation", "class_centers", "class_sums", "combine_heads", "committee",
-        "confidence_weights", "divergence", "entropy_balance", "geometry", "gram_distance",
-        "interpolate", "joint_labels", "label_first", "landmark_assistance", "landmark_error",
-        "load_balance", "merge_subclasses", "route", "sinkhorn_plan", "soften", "source_weights",
-        "spatial_correlation", "split_target", "standardize", "uskd", "virtual_teacher",
-        "without_readout",
+        "adaptive_average_pool", "aggregate_views", "agreement_weights", "attention_map",
+        "batch_coupled", "blend", "calibrate_regions", "channel_correlation", "class_centers",
+        "class_sums", "combine_heads", "committee", "confidence_weights", "divergence",
+        "entropy_balance", "fit_subclasses", "geometry", "gram_distance", "interpolate",
+        "joint_labels", "label_first", "landmark_assistance", "landmark_error", "load_balance",
+        "merge_subclasses", "permute_others", "route", "sinkhorn_plan", "smooth_points", "soften",
+        "source_weights", "spatial_correlation", "split_target", "standardize", "uskd",
+        "virtual_teacher", "without_readout",
     },
     "kdjax.objectives": {
         "TaidState", "convex", "correct", "crd_step", "draw_others", "gate", "gate_init", "gated",

@@ -8,6 +8,7 @@ from kdjax.algorithms.influence import influence
 from kdjax.algorithms.kernel_ridge import (
     kernel_self_distillation,
     kernel_self_distillation_limit,
+    optimal_label_share,
     rbf_kernel,
 )
 from kdjax.algorithms.players import Player, Teacher
@@ -34,6 +35,7 @@ __all__ = [
     "kernel_self_distillation_limit",
     "meal_v2",
     "mutual_learning",
+    "optimal_label_share",
     "rbf_kernel",
     "tgeo_kd",
     "train_step",

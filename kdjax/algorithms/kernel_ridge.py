@@ -107,6 +107,48 @@ def kernel_self_distillation_limit(
     return (vectors @ (shrink * coefficients)).reshape(jnp.shape(targets))
 
 
+def optimal_label_share(
+    truth: Float[Array, "n ..."],
+    by_truth: Float[Array, "n ..."],
+    by_teacher: Float[Array, "n ..."],
+) -> Float[Array, ""]:
+    """The share of the truth with the smallest squared error on held-out data, in closed form.
+
+        a = <y - u, v - u> / ‖v - u‖²
+
+    As kernel ridge regression is linear in its targets, the student of a mixture predicts the same
+    mixture of `v` and `u`, and its error is a parabola in `a`. Applied at each generation this
+    gives the weights of repeated self-distillation.
+
+    Args:
+      truth: `y`, the held-out targets.
+      by_truth: `v`, predictions there of a fit to the truth alone, the same shape.
+      by_teacher: `u`, predictions of a fit to the generation before alone.
+
+    Returns:
+      A scalar; it may lie outside [0, 1]. It is 1 where both predict the same.
+
+    Raises:
+      ValueError: if the shapes differ.
+
+    Example:
+      >>> optimal_label_share(jnp.array([1.0]), jnp.array([2.0]), jnp.array([0.0]))
+      Array(0.5, dtype=float32)
+
+    References:
+      Borup and Andersen, arXiv:2102.13088. (Derived here.)
+    """
+    shapes = [jnp.shape(x) for x in (truth, by_truth, by_teacher)]
+    if len(set(shapes)) > 1:
+        raise ValueError(
+            f"truth, by_truth and by_teacher have shapes {shapes}, wanted the same for all"
+        )
+    y, v, u = (numerics.as_float(x) for x in (truth, by_truth, by_teacher))
+    size = jnp.sum(jnp.square(v - u))
+    share = jnp.sum((y - u) * (v - u)) / jnp.where(size > 0, size, 1)
+    return jnp.where(size > 0, share, 1)
+
+
 def _decompose(
     kernel: Matrix, targets: Array, ridge: Any, share: Any
 ) -> tuple[Array, Array, Array]:

@@ -4,6 +4,7 @@ Student first, teacher second, then labels; options are keyword-only with the pa
 `where=` masks elements (of logits) or examples (of features); the last axis is the class axis.
 """
 
+from kdjax.losses.agreement import agreement_weights, consensus_kd
 from kdjax.losses.binary import binary_kl, binary_kl_norm
 from kdjax.losses.confidence import balanced_kl, confidence_weights, cwtm, entropy_balance, wsld
 from kdjax.losses.contrastive import (
@@ -63,12 +64,35 @@ from kdjax.losses.regression import (
     landmark_assistance,
     landmark_error,
     probability_mse,
+    smooth_points,
 )
 from kdjax.losses.relations import rkd, rkd_angle, rkd_distance, similarity_preserving
+from kdjax.losses.selection import (
+    el2n,
+    forgetting_events,
+    grand,
+    influence_weights,
+    pruned_kd_share,
+    query_distribution,
+    select_confident,
+)
 from kdjax.losses.sources import parc, source_weights
-from kdjax.losses.stored import recover_top_k
-from kdjax.losses.subclasses import merge_subclasses, subclass_targets, without_readout
-from kdjax.losses.targets import committee, interpolate, ofa, ps_kd, soften, taid
+from kdjax.losses.stored import calibrate_regions, fer_kd, recover_top_k
+from kdjax.losses.subclasses import (
+    fit_subclasses,
+    merge_subclasses,
+    subclass_targets,
+    without_readout,
+)
+from kdjax.losses.targets import (
+    committee,
+    interpolate,
+    ofa,
+    permute_others,
+    ps_kd,
+    soften,
+    taid,
+)
 from kdjax.losses.teacher_free import tf_kd, uskd, virtual_teacher
 from kdjax.losses.teacher_training import conditional_mutual_information, focal, mcmi
 from kdjax.losses.transport import sinkhorn_kd, sinkhorn_plan
@@ -77,6 +101,7 @@ from kdjax.losses.weighting import blend, class_sums, geometry, load_balance, ro
 __all__ = [
     "adaptive_average_pool",
     "aggregate_views",
+    "agreement_weights",
     "alpha_divergence",
     "assistive_landmark",
     "attention_map",
@@ -86,6 +111,7 @@ __all__ = [
     "binary_kl",
     "binary_kl_norm",
     "blend",
+    "calibrate_regions",
     "channel_correlation",
     "chi_squared",
     "class_centers",
@@ -95,6 +121,7 @@ __all__ = [
     "committee",
     "conditional_mutual_information",
     "confidence_weights",
+    "consensus_kd",
     "contrastive_loss",
     "crd_nce",
     "cross_entropy",
@@ -103,14 +130,20 @@ __all__ = [
     "dist_plus",
     "divergence",
     "dkd",
+    "el2n",
     "embedding_regression",
     "entropy_balance",
+    "fer_kd",
+    "fit_subclasses",
     "focal",
+    "forgetting_events",
     "generalized_jensen_shannon",
     "geometry",
     "gram_distance",
+    "grand",
     "hellinger",
     "hint",
+    "influence_weights",
     "info_nce",
     "interpolate",
     "jensen_shannon",
@@ -129,15 +162,19 @@ __all__ = [
     "nkd",
     "ofa",
     "parc",
+    "permute_others",
     "pld",
     "probability_mse",
+    "pruned_kd_share",
     "ps_kd",
+    "query_distribution",
     "recover_top_k",
     "reverse_kl",
     "rkd",
     "rkd_angle",
     "rkd_distance",
     "route",
+    "select_confident",
     "sim_clr",
     "similarity_preserving",
     "sinkhorn_kd",
@@ -145,6 +182,7 @@ __all__ = [
     "skew_kl",
     "skew_reverse_kl",
     "sla",
+    "smooth_points",
     "soft_cross_entropy",
     "soften",
     "source_weights",

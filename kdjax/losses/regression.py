@@ -206,6 +206,45 @@ def landmark_assistance(
     return numerics.masked_mean(weight * jnp.abs(reflected - student), where, axis=-1)
 
 
+def smooth_points(
+    points: Float[Array, "examples coordinates"], *, components: int
+) -> Float[Array, "examples coordinates"]:
+    """Landmarks as a shape model of few components sees them: what a tolerant teacher learns.
+
+        m + (y - m) Vᵀ V,    V the first principal directions of all `y`, m their mean
+
+    Args:
+      points: `y`, the true landmarks of all training examples, `[examples, coordinates]`.
+      components: number of directions that are kept, from 1 to the coordinates.
+
+    Returns:
+      Smoothed landmarks of the same shape.
+
+    Raises:
+      ValueError: if the shape is another one or the number of components is out of range.
+
+    Example:
+      >>> points = jnp.array([[0.0, 0.0], [2.0, 2.0], [4.0, 4.0], [3.0, 1.0]])
+      >>> smooth_points(points, components=1)[0]
+      Array([ 0.25, -0.25], dtype=float32)
+
+    References:
+      Fard and Mahoor, arXiv:2111.07047.
+    """
+    points = numerics.as_float(points)
+    if points.ndim != 2 or not 1 <= components <= points.shape[1]:
+        raise ValueError(
+            f"components is {components} for points of shape {points.shape}; wanted [examples, "
+            "coordinates] and 1 to the coordinates"
+        )
+    mean = jnp.mean(points, axis=0)
+    _, _, directions = jnp.linalg.svd(points - mean, full_matrices=False)
+    kept = directions[:components]
+    exact = jax.lax.Precision.HIGHEST
+    scores = jnp.matmul(points - mean, kept.T, precision=exact)
+    return mean + jnp.matmul(scores, kept, precision=exact)
+
+
 def _points(student: Points, teacher: Points, labels: Points) -> tuple[Array, Array, Array]:
     numerics.check_pair(student, teacher, ("student_points", "teacher_points"))
     numerics.check_pair(student, labels, ("student_points", "labels"))

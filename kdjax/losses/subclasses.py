@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kdjax.losses import numerics
-from kdjax.losses.divergences import Logits
+from kdjax.losses import embeddings, numerics
+from kdjax.losses.divergences import Labels, Logits
 
 EXACT = jax.lax.Precision.HIGHEST
 Embedding = Float[Array, "*batch width"]
@@ -118,3 +118,73 @@ def merge_subclasses(subclass_logits: Logits, subclasses: int) -> Logits:
         raise ValueError(f"subclasses is {subclasses} for {length} logits, wanted a divisor")
     log_p = numerics.log_probabilities(subclass_logits)
     return numerics.log_sum_exp(log_p.reshape(*batch, -1, subclasses))
+
+
+def fit_subclasses(
+    embedding: Float[Array, "examples width"],
+    labels: Labels,
+    kernel: Float[Array, "width classes"],
+    subclasses: int,
+    *,
+    key: Array | None = None,
+) -> dict[str, Array]:
+    """Fits what `subclass_targets` needs: each class's principal directions, evenly mixed.
+
+    Of the part of the embedding that the teacher's last layer does not read, each class has its
+    mean and its `subclasses` directions of largest variance. These are turned into each other so
+    that every subclass spreads alike: by a matrix whose entries all have the same size, up to signs
+    drawn from the key, where the number of subclasses is a power of two, and by a random rotation
+    elsewhere.
+
+    Args:
+      embedding: the teacher's last features of the training examples, `[examples, width]`.
+      labels: classes `[examples]`, or probabilities `[examples, classes]`.
+      kernel: of the teacher's last layer, `[width, classes]`.
+      subclasses: of each class, from 1 to the width.
+      key: of the rotation; a fixed one by default.
+
+    Returns:
+      `kernel`, `means` `[classes, width]` and `directions` `[classes, subclasses, width]`: keyword
+      arguments of `subclass_targets`.
+
+    Raises:
+      ValueError: if the shapes do not go together or labels are out of range.
+
+    Example:
+      >>> x = jax.random.normal(jax.random.key(0), (20, 6))
+      >>> fitted = fit_subclasses(x, jnp.arange(20) % 2, jnp.eye(6)[:, :2], subclasses=3)
+      >>> {name: value.shape for name, value in fitted.items()}
+      {'kernel': (6, 2), 'means': (2, 6), 'directions': (2, 3, 6)}
+
+    References:
+      Loo et al., arXiv:2409.20449.
+    """
+    if jnp.ndim(embedding) != 2 or jnp.shape(kernel)[:1] != jnp.shape(embedding)[1:]:
+        raise ValueError(
+            f"embedding has shape {jnp.shape(embedding)} and kernel {jnp.shape(kernel)}; wanted "
+            "[examples, width] and [width, classes]"
+        )
+    width, classes = jnp.shape(kernel)
+    if not 1 <= subclasses <= width:
+        raise ValueError(f"subclasses is {subclasses}, wanted 1 to the width {width}")
+    hidden = without_readout(embedding, kernel)
+    label = numerics.label_distribution(labels, jnp.zeros((len(hidden), classes)))
+    means = embeddings.class_centers(hidden, label, classes)
+
+    def principal(share: Array, mean: Array) -> Array:
+        offset = (hidden - mean) * share[:, None]
+        scatter = jnp.matmul(offset.T, hidden - mean, precision=EXACT)
+        return jnp.linalg.eigh(scatter)[1].T[::-1][:subclasses]
+
+    directions = jax.vmap(principal)(label.T, means)
+    rotation = _even_rotation(jax.random.key(0) if key is None else key, subclasses)
+    directions = jnp.einsum("kj,cjd->ckd", rotation, directions, precision=EXACT)
+    return {"kernel": numerics.as_float(kernel), "means": means, "directions": directions}
+
+
+def _even_rotation(key: Array, size: int) -> Array:
+    """An orthogonal matrix that gives each of its rows an equal share of every direction."""
+    if size & (size - 1):
+        return jax.random.orthogonal(key, size)
+    matrix = jnp.asarray(jax.scipy.linalg.hadamard(size), jnp.float32) / size**0.5
+    return matrix * jax.random.rademacher(key, (size,), dtype=matrix.dtype)

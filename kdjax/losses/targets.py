@@ -232,3 +232,33 @@ def soften(labels: Labels, probabilities: Logits, share: Any) -> Logits:
     """
     past = jax.lax.stop_gradient(numerics.as_float(probabilities))
     return (1 - share) * numerics.label_distribution(labels, probabilities) + share * past
+
+
+def permute_others(teacher_logits: Logits, key: Array) -> Logits:
+    """DKPP's target: the largest logit stays, all others change places, anew for each example.
+
+    What is left of the teacher is how sure it is; what it says about the other classes is gone.
+
+    Args:
+      teacher_logits: `[*batch, classes]`.
+      key: of the permutations.
+
+    Returns:
+      Logits of the same shape.
+
+    Example:
+      >>> jnp.sort(permute_others(jnp.array([[1.0, 5.0, 2.0, 3.0]]), jax.random.key(0)))
+      Array([[1., 2., 3., 5.]], dtype=float32)
+
+    References:
+      Furlanello et al., Born Again Neural Networks, arXiv:1805.04770.
+      `kdjax.objectives.dkpp` is the distillation.
+    """
+    teacher_logits = numerics.as_float(teacher_logits)
+    shape = teacher_logits.shape
+    best = jnp.argmax(teacher_logits, axis=-1, keepdims=True) == jnp.arange(shape[-1])
+    # Both orders keep the best in front; the others are ranked as they stand, and at random.
+    drawn = jnp.argsort(jnp.where(best, -1.0, jax.random.uniform(key, shape)), axis=-1)
+    places = jnp.argsort(jnp.where(best, -1, jnp.arange(shape[-1])), axis=-1)
+    shuffled = jnp.take_along_axis(teacher_logits, drawn, axis=-1)
+    return jnp.take_along_axis(shuffled, jnp.argsort(places, axis=-1), axis=-1)

@@ -149,3 +149,23 @@ def test_kernel_ridge_checks_its_arguments():
         fit(kernel, jnp.ones(3), ridge=1.0, generations=0)
     with pytest.raises(ValueError, match="label_share is 2, wanted a number from 0 to 1"):
         fit(kernel, jnp.ones(3), ridge=1.0, generations=1, label_share=2)
+
+
+def test_the_optimal_share_of_the_truth_is_the_bottom_of_the_parabola():
+    kernel = algorithms.rbf_kernel(POINTS, POINTS, gamma=30.0)
+    truth = TARGETS + 0.3 * RNG.normal(size=TARGETS.shape).astype(np.float32)
+    first, second = algorithms.kernel_self_distillation(kernel, truth, ridge=0.2, generations=2)
+    given = algorithms.optimal_label_share(TARGETS, first, second)
+
+    def error(share):
+        fits = algorithms.kernel_self_distillation(
+            kernel, truth, ridge=0.2, generations=2, label_share=float(share)
+        )
+        return np.sum((np.float64(fits[1]) - TARGETS) ** 2)
+
+    shares = np.linspace(0, 1, 5)
+    parabola = np.polyfit(shares, [error(share) for share in shares], 2)
+    np.testing.assert_allclose(given, -parabola[1] / (2 * parabola[0]), rtol=1e-2)
+    assert algorithms.optimal_label_share(truth, first, first) == 1
+    with pytest.raises(ValueError, match="wanted the same for all"):
+        algorithms.optimal_label_share(truth, first, first[:3])

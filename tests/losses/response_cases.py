@@ -9,11 +9,13 @@ import numpy as np
 from formulas import Case, cross_entropy, kl, labels_only, sigmoid, softmax, without
 
 from kdjax.losses import (
+    agreement,
     binary,
     confidence,
     correlation,
     ranking,
     regression,
+    stored,
     teacher_free,
     teacher_training,
     transport,
@@ -120,6 +122,26 @@ def probability_mse(s, t, y, label_share=0.5):
     return np.mean(label_share * (q - truth) ** 2 + (1 - label_share) * (q - p) ** 2)
 
 
+def fer_kd(s, t, y, discard=0.15, soften=0.3, smoothing=0.1):
+    best = softmax(t).max()
+    soft = cross_entropy(s, None, y, smoothing=smoothing)
+    own = -np.sum(softmax(t) * np.log(softmax(s)))
+    return 0.0 if best < discard else soft if best < soften else own
+
+
+def consensus_kd(s, t, y, sharpness=1.0, temperature=1.0):
+    """Of two teachers, the second twice as sure."""
+    members = [softmax(t / temperature), softmax(2 * t / temperature)]
+    mean = np.mean(members, axis=0)
+    weight = np.exp(-sharpness * np.mean([kl(p, mean) for p in members]))
+    return weight * temperature**2 * kl(mean, softmax(s / temperature))
+
+
+def of_two(student, teacher, labels, **options):
+    teachers = jnp.stack([teacher, 2 * teacher], axis=-2)
+    return agreement.consensus_kd(student, teachers, labels, **options)
+
+
 CENTROIDS = softmax(np.random.default_rng(0).normal(size=(5, 5)))
 
 
@@ -165,6 +187,10 @@ CASES = {
         functools.partial(labels_only(teacher_free.tf_kd), soften="probabilities", correct=0.8),
         functools.partial(tf_kd, of_probabilities=True, correct=0.8),
     ),
+    "fer_kd": Case(stored.fer_kd, fer_kd),
+    "fer_kd_options": _with(stored.fer_kd, fer_kd, discard=0.6, soften=0.8, smoothing=0.3),
+    "consensus_kd": Case(of_two, consensus_kd),
+    "consensus_kd_options": _with(of_two, consensus_kd, sharpness=5.0, temperature=3.0),
     "focal": Case(labels_only(teacher_training.focal), focal),
     "focal_options": _with(labels_only(teacher_training.focal), focal, gamma=0.5),
     "mcmi": Case(labels_only(mcmi_loss), mcmi),
