@@ -25,7 +25,7 @@ def dataset(broken=None):
     return data.from_arrays({"image": image, "label": np.arange(20) % 2})
 
 
-def algorithm(learning_rate=0.1, guards=None):
+def plain_algorithm(learning_rate=0.1, guards=None):
     def init(key, batch):
         return {"params": {"w": jax.random.normal(key, (3, 2))}}
 
@@ -34,10 +34,13 @@ def algorithm(learning_rate=0.1, guards=None):
 
     objective = kdjax.lift(losses.cross_entropy)
     optimizer = optax.adam(learning_rate)
-    made = kdjax.algorithms.distill(
+    return kdjax.algorithms.distill(
         kdjax.Model(init, apply), None, objective, optimizer, guards=guards
     )
-    return kdjax.parallel.compile(made)
+
+
+def algorithm(*args, **options):
+    return kdjax.parallel.compile(plain_algorithm(*args, **options))
 
 
 def fit(folder, budget, *, made=None, broken=None, **options):
