@@ -110,7 +110,8 @@ class Experiment:
     Attributes:
       config: the recipe.
       workdir: its folder.
-      data: its splits.
+      data: its splits; where they hold the teacher's logits already (in the column
+        `splits.CACHE`), these are taken.
       stop: asks the training to end early.
     """
 
@@ -303,25 +304,25 @@ class Experiment:
 
     def student(self, name: str, seed: int, teacher: Frozen | None) -> None:
         """Trains the student in one way with one seed, and evaluates it."""
-        if self._finished(name, seed):
-            return
+        if not self._finished(name, seed):
+            self._train(self.job(name, seed, teacher), teacher)
+
+    def job(self, name: str, seed: int, teacher: Frozen | None) -> Job:
+        """What it takes to train the student in one way with one seed."""
         arm = self.arms[name]
-        self._train(
-            Job(
-                name,
-                seed,
-                self._compiled(name, lambda: self._algorithm(arm, teacher)),
-                self.student_model,
-                self._training_data(arm, teacher),
-                self._facts(self.config.student)["total_steps"],
-                jax.random.key(seed),
-                description=recipe.describe(arm.options),
-                shown=recipe.describe(self.config.student.model),
-                frozen=self._frozen(arm, teacher),
-                validation=self.data.validation if arm.wants_validation else None,
-                main_player=arm.main_player,
-            ),
-            teacher,
+        return Job(
+            name,
+            seed,
+            self._compiled(name, lambda: self._algorithm(arm, teacher)),
+            self.student_model,
+            self._training_data(arm, teacher),
+            self._facts(self.config.student)["total_steps"],
+            jax.random.key(seed),
+            description=recipe.describe(arm.options),
+            shown=recipe.describe(self.config.student.model),
+            frozen=self._frozen(arm, teacher),
+            validation=self.data.validation if arm.wants_validation else None,
+            main_player=arm.main_player,
         )
 
     def _algorithm(self, arm: Arm, teacher: Frozen | None) -> Algorithm:
@@ -536,6 +537,8 @@ class Experiment:
         return lambda state: evaluator(state.players["student"].variables)
 
     def _with_teacher_logits(self, teacher: Frozen) -> Dataset:
+        if CACHE in self.data.train.features:
+            return self.data.train
         if CACHE not in self._made:
             train = self.data.train
             logits = measuring.predict(
@@ -545,6 +548,8 @@ class Experiment:
         return self._made[CACHE]
 
     def _teacher_test_logits(self, teacher: Frozen) -> np.ndarray:
+        if CACHE in self.data.test.features:
+            return self.data.test.arrays[CACHE]
         if "test" not in self._made:
             self._made["test"] = measuring.predict(
                 teacher.model, teacher.variables, self.data.test, self.eval_batch_size

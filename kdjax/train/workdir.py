@@ -94,7 +94,7 @@ def record(workdir: Path, config: ConfigDict, runs: list[str]) -> None:
     if not (workdir / "config.json").exists():
         write_json_atomic(workdir / "config.json", _stored(config, runs))
     if not (workdir / "environment.json").exists():
-        write_json_atomic(workdir / "environment.json", _environment())
+        write_json_atomic(workdir / "environment.json", environment())
 
 
 def stored_config(workdir: Path) -> ConfigDict:
@@ -145,7 +145,8 @@ def _with_tuples(value: Any) -> Any:
     return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
-def _environment() -> dict[str, Any]:
+def environment() -> dict[str, Any]:
+    """Where a job runs: commit, versions, devices, the time."""
     import flax
     import optax
 
