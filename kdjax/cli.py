@@ -12,6 +12,7 @@ COMMANDS = {
     "train": "train a teacher, distil it into a student, evaluate, write a report",
     "evaluate": "measure a trained student (or the teacher) on the test set",
     "export": "write a trained student as an orbax checkpoint and as StableHLO",
+    "plan": "compile a recipe's step ahead of time for a TPU: does it fit, what does it cost",
 }
 WRONG = 2
 """Exit status after an error that the user can mend; it is 143 after SIGTERM, as shells know it."""
@@ -19,13 +20,8 @@ WRONG = 2
 
 def train(argv: list[str] | None = None) -> None:
     """`python -m kdjax.train --config=configs/digits/kd.py --workdir=DIR`."""
-    from ml_collections import config_flags
-
     argv = sys.argv if argv is None else argv
-    config = config_flags.DEFINE_config_file(
-        "config", None, "The recipe, a Python file.", sys_argv=argv
-    )
-    flags.FLAGS["config"].parser = _recipe_parser(argv)
+    config = _config_flag(argv)
     workdir = flags.DEFINE_string(
         "workdir", None, "Folder of the run; a half-finished one resumes."
     )
@@ -87,6 +83,53 @@ def export(argv: list[str] | None = None) -> None:
     _run(main, argv)
 
 
+def plan(argv: list[str] | None = None) -> None:
+    """`python -m kdjax.plan --config=configs/digits/kd.py --topology=v5e:4x4`."""
+    argv = sys.argv if argv is None else argv
+    config = _config_flag(argv)
+    topology = flags.DEFINE_string("topology", None, "What to compile for: v5e:4x4, cpu, …")
+    devices = flags.DEFINE_integer("devices", None, "How many devices, with --topology=cpu.")
+    batch_size = flags.DEFINE_integer("batch_size", None, "Examples per step, not the recipe's.")
+    sizes = [
+        flags.DEFINE_integer(axis, None, f"Devices along {axis}; -1 for all that are left.")
+        for axis in ("data", "fsdp", "tensor")
+    ]
+    compare = flags.DEFINE_string("compare", "", "Several meshes: data=-1;fsdp=-1;fsdp=4,tensor=4.")
+    search = flags.DEFINE_enum(
+        "search", "", ["", "powers", "multiples"], "Looks for the largest batch size that fits."
+    )
+    output = flags.DEFINE_string("output", "", "Folder for plan.json and plan.md.")
+    flags.mark_flags_as_required(["config", "topology"])
+
+    def main() -> None:
+        import jax
+        from ml_collections import config_flags
+
+        from kdjax.plan import command
+        from kdjax.train.errors import RecipeError, one_line
+
+        # Nothing is run, and looking for accelerators takes long where there are none.
+        jax.config.update("jax_platforms", "cpu")
+        recipe = config.value
+        if batch_size.value is not None:
+            recipe.data.batch_size = batch_size.value
+        try:
+            command.run(
+                config_flags.get_config_filename(flags.FLAGS["config"]),
+                recipe,
+                name=topology.value,
+                devices=devices.value,
+                sizes=command.chosen_sizes(flag.value for flag in sizes),
+                compare=compare.value,
+                search=search.value,
+                output=output.value,
+            )
+        except ValueError as error:
+            raise RecipeError(one_line(error, 2000)) from error
+
+    _run(main, argv)
+
+
 def main(argv: list[str] | None = None) -> None:
     """The `kdjax` command."""
     _, *arguments = sys.argv if argv is None else argv
@@ -133,6 +176,16 @@ def _run_flags() -> tuple[flags.FlagHolder, ...]:
     data_dir = flags.DEFINE_string("data_dir", None, "Folder of prepared data, if it has moved.")
     flags.mark_flag_as_required("workdir")
     return workdir, run, seed, data_dir
+
+
+def _config_flag(argv: list[str]) -> flags.FlagHolder:
+    from ml_collections import config_flags
+
+    config = config_flags.DEFINE_config_file(
+        "config", None, "The recipe, a Python file.", sys_argv=argv
+    )
+    flags.FLAGS["config"].parser = _recipe_parser(argv)
+    return config
 
 
 def _recipe_parser(argv: list[str]) -> flags.ArgumentParser:

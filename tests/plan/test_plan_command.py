@@ -1,0 +1,95 @@
+"""`kdjax plan` on a recipe: here, without a TPU's compiler, and with it."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TINY = ROOT / "tests" / "train" / "tiny_recipe.py"
+LANGUAGE = Path(__file__).with_name("small_language.py")
+
+
+def run(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "kdjax.plan", *map(str, arguments)],
+        env={**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_a_recipe_on_simulated_devices(tmp_path):
+    answer = run(
+        f"--config={TINY}", "--topology=cpu", "--devices=4", "--batch_size=64",
+        "--compare=data=-1;data=2,fsdp=2", f"--output={tmp_path}",
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stderr
+    plans = json.loads((tmp_path / "plan.json").read_text())
+    assert [plan["mesh"] for plan in plans] == [
+        {"data": 4, "fsdp": 1, "tensor": 1},
+        {"data": 2, "fsdp": 2, "tensor": 1},
+    ]
+    assert all(plan["batch_size"] == 64 and plan["traffic"] for plan in plans)
+    assert set(plans[0]["parameters"]) == {"teacher", "student"}
+    assert (tmp_path / "plan.md").read_text() in answer.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--topology=v5x:2x2",), "topology is 'v5x:2x2'"),
+        (("--topology=cpu", "--devices=4", "--batch_size=6"), "multiple of the 4 devices"),
+        (("--topology=cpu", "--devices=4", "--fsdp=3"), "do not fit 4 devices"),
+        (("--topology=cpu", "--devices=1", "--search=powers"), "search wants a chip"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line(arguments, message):
+    answer = run(f"--config={TINY}", *arguments)
+    assert answer.returncode == 2
+    assert answer.stderr.startswith("error: ") and message in answer.stderr
+    assert len(answer.stderr.strip().splitlines()) == 1
+
+
+def test_without_a_tpu_compiler(tmp_path):
+    # A finder that denies libtpu stands for an environment without it.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.util\n"
+        "found = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda n, *a: None if n == 'libtpu' else found(n, *a)\n"
+    )
+    answer = run(
+        f"--config={TINY}", "--topology=v5e:2x2", "--batch_size=64",
+        PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}",
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stderr
+    assert "pip install 'kdjax[plan]'" in answer.stdout
+    assert "Its arrays take" in answer.stdout and "student: optimiser" in answer.stdout
+
+
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="the extra [plan] is not installed"
+)
+
+
+@needs_libtpu
+def test_a_language_model_on_a_tpu(tmp_path):
+    answer = run(
+        f"--config={LANGUAGE}", "--topology=v5e:2x2", f"--output={tmp_path}",
+        JAX_DISABLE_MOST_OPTIMIZATIONS="0",
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stderr == ""
+    (plan,) = json.loads((tmp_path / "plan.json").read_text())
+    assert plan["fits"] and plan["unit"] == "tokens" and plan["items"] == 8 * 128
+    traffic = {part["kind"]: part for part in plan["traffic"] if part["axes"] == ["fsdp"]}
+    # Seven kernels of each layer, the student's twice, and head and embedding of both: the layers
+    # are gathered one by one, and gradients come back as parts.
+    assert traffic["all-gather"]["count"] >= 7 * (3 + 2 * 2)
+    assert {"reduce-scatter", "collective-permute"} & set(traffic)
+    assert plan["unknown_loops"] == 0
