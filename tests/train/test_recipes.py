@@ -12,7 +12,10 @@ from kdjax.train.experiment import Experiment, load_data
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ("base.py", "__init__.py")
-CONFIGS = sorted(p for p in (ROOT / "configs").rglob("*.py") if p.name not in SHARED)
+ALL = sorted(p for p in (ROOT / "configs").rglob("*.py") if p.name not in SHARED)
+PLANNED = [p for p in ALL if "def get_problem" in p.read_text()]
+"""Recipes for `kdjax.plan` alone."""
+CONFIGS = [p for p in ALL if p not in PLANNED]
 EVERY = [pytest.param(path, id=f"{path.parent.name}/{path.stem}") for path in CONFIGS]
 
 
@@ -46,6 +49,14 @@ def test_the_recipe_says_how_to_run_it_and_what_came_out(path):
     assert text, f"{path.name} has no docstring"
     assert f"python -m kdjax.train --config={path.relative_to(ROOT).as_posix()}" in text
     assert "Outcome: " in text
+
+
+@pytest.mark.parametrize("path", PLANNED, ids=lambda path: path.stem)
+def test_a_planned_recipe_says_so_and_is_refused_by_the_trainer(path):
+    text = ast.get_docstring(ast.parse(path.read_text()))
+    assert f"python -m kdjax.plan --config={path.relative_to(ROOT).as_posix()}" in text
+    with pytest.raises(RecipeError, match="config"):
+        schema.checked(load_config(path))
 
 
 def test_there_are_recipes():
