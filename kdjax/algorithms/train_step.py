@@ -14,6 +14,7 @@ from kdjax.algorithms.guards import Guards
 from kdjax.algorithms.players import Player, Teacher
 from kdjax.base import Algorithm, Batch, Key, Model, Objective, TrainState, Variables
 from kdjax.models import as_model, cast
+from kdjax.parallel.rules import RulesByRole
 
 
 def train_step(
@@ -28,6 +29,7 @@ def train_step(
     precision: str | None = None,
     compile: str | None = "jit",
     mesh: jax.sharding.Mesh | None = None,
+    rules: RulesByRole = None,
     axis_name: str | None = None,
     guards: Guards | None = None,
 ) -> Algorithm:
@@ -46,7 +48,9 @@ def train_step(
       precision: compute type of both networks, `'bfloat16'` or `'float16'`; parameters, gradients,
         losses and updates stay in float32.
       compile: `'jit'` (also over a mesh), `'pmap'`, or `None` to compile it yourself.
-      mesh: devices over whose first axis each batch is spread; all variables are replicated.
+      mesh: devices that each batch is spread over, see `kdjax.parallel.make_mesh`.
+      rules: with a mesh, how variables are split over it, together or by `'student'` and
+        `'teacher'`; by default large arrays are split over the axis `fsdp`, if there is one.
       axis_name: with `compile=None`, the axis of the `pmap` or `shard_map` around the step.
       guards: what happens to gradients that are not finite, see `kdjax.algorithms.Guards`.
 
@@ -77,6 +81,8 @@ def train_step(
         raise ValueError(f"compile is {compile!r}, wanted 'jit', 'pmap' or None")
     if mesh is not None and compile != "jit":
         raise ValueError("mesh goes with compile='jit'")
+    if rules is not None and mesh is None:
+        raise ValueError("rules go with a mesh")
     if axis_name is not None and compile is not None:
         raise ValueError("axis_name goes with compile=None")
 
@@ -95,7 +101,7 @@ def train_step(
         guards=guards,
     )
     if compile is not None:
-        whole = parallel.compile(whole, how=compile, mesh=mesh)
+        whole = parallel.compile(whole, how=compile, mesh=mesh, rules=rules)
 
     def frozen(variables: Any) -> dict[str, Variables]:
         return {} if teacher_apply is None else {"teacher": engine.as_variables(variables)}

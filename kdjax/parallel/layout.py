@@ -103,12 +103,7 @@ class Layout:
         split, gathered = self._on_mesh(specs), self._on_mesh(wanted)
         # A constraint alone would be its own transpose, and force each device to hold the sum of
         # the whole gradient before it keeps its part.
-        whole = jax.custom_derivatives.linear_call(
-            lambda _, tree: constrain(tree, gathered),
-            lambda _, tree: constrain(tree, split),
-            (),
-            variables,
-        )
+        whole = jax.tree.map(_gather_leaf, variables, gathered, split)
         return checkpoint_name(whole, GATHERED)
 
     def _rows_of(self, signal: Any) -> Any:
@@ -184,6 +179,13 @@ def spans_processes(mesh: Mesh) -> bool:
 
 def _is_global(x: Any) -> bool:
     return isinstance(x, jax.Array) and not x.is_fully_addressable
+
+
+def _gather_leaf(x: jax.Array, gathered: NamedSharding, split: NamedSharding) -> jax.Array:
+    to = jax.lax.with_sharding_constraint
+    return jax.custom_derivatives.linear_call(
+        lambda _, x: to(x, gathered), lambda _, x: to(x, split), (), x
+    )
 
 
 def constrain(tree: PyTree, shardings: PyTree) -> PyTree:
