@@ -7,6 +7,7 @@ import importlib.util
 import os
 import platform
 import subprocess
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -102,6 +103,11 @@ def commit() -> str:
         return answer.stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return "unknown"
+
+
+def clocks() -> np.ndarray:
+    """Seconds that passed, and seconds that this process computed, over all its threads."""
+    return np.array([time.perf_counter(), time.process_time()])
 
 
 def median_and_quartiles(values: list[float]) -> dict[str, Any]:

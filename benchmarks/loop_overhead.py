@@ -14,8 +14,8 @@ import argparse
 import io
 import itertools
 import json
+import os
 import tempfile
-import time
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,35 +64,35 @@ def cases(setting: common.Setting) -> dict[str, Case]:
     }
 
 
-def bare(case: Case, state: Any, batches: list) -> float:
-    """Seconds per step of the compiled step alone."""
+def bare(case: Case, state: Any, batches: list) -> np.ndarray:
+    """Seconds and processor seconds per step of the compiled step alone."""
     steps = case.budget.steps
     for batch in itertools.islice(itertools.cycle(batches), WARM):
         state, _ = case.algorithm.step(state, batch, case.frozen)
     jax.block_until_ready(state)
-    begun = time.perf_counter()
+    begun = common.clocks()
     for batch in itertools.islice(itertools.cycle(batches), steps - WARM):
         state, metrics = case.algorithm.step(state, batch, case.frozen)
     jax.block_until_ready((state, metrics))
-    return (time.perf_counter() - begun) / (steps - WARM)
+    return (common.clocks() - begun) / (steps - WARM)
 
 
-def looped(case: Case, state: Any, batch_size: int) -> tuple[float, float]:
-    """Seconds per step of the loop, and seconds that a run takes besides: opening and closing."""
-    begun, first, last, calls = time.perf_counter(), 0.0, 0.0, 0
+def looped(case: Case, state: Any, batch_size: int) -> tuple[np.ndarray, float]:
+    """The same of the loop, and seconds that a run takes besides: opening and closing."""
+    begun, first, last, calls = common.clocks(), common.clocks(), common.clocks(), 0
 
     def step(state, batch, frozen):
         nonlocal first, calls
         calls += 1
         if calls == WARM + 1:
             jax.block_until_ready(state)
-            first = time.perf_counter()
+            first = common.clocks()
         return case.algorithm.step(state, batch, frozen)
 
     def evaluate(state):  # called once, after the last row of metrics
         nonlocal last
         jax.block_until_ready(state)
-        last = time.perf_counter()
+        last = common.clocks()
         return {}
 
     with tempfile.TemporaryDirectory() as folder, redirect_stderr(io.StringIO()):
@@ -107,9 +107,8 @@ def looped(case: Case, state: Any, batch_size: int) -> tuple[float, float]:
             description="loop",
             batch_size=batch_size,
         )
-    whole = time.perf_counter() - begun
-    counted = case.budget.steps - WARM
-    return (last - first) / counted, whole - (last - first) * case.budget.steps / counted
+    whole, step = common.clocks() - begun, (last - first) / (case.budget.steps - WARM)
+    return step, float(whole[0] - step[0] * case.budget.steps)
 
 
 def compare(case: Case, batch_size: int, pairs: int) -> dict[str, Any]:
@@ -131,17 +130,22 @@ def compare(case: Case, batch_size: int, pairs: int) -> dict[str, Any]:
                 seconds, rest = looped(case, state(), batch_size)
                 inside.append(seconds)
                 besides.append(rest)
-    alone, inside, besides = alone[1:], inside[1:], besides[1:]  # the first pair compiles
-    ratios = [one / other for one, other in zip(alone, inside, strict=True)]
+    # The first pair compiles.
+    alone, inside = np.array(alone[1:]), np.array(inside[1:])
+    ratios = (alone / inside).T
     return {
         "pairs": pairs,
         "steps_per_turn": case.budget.steps,
         "log_every": case.budget.log_every,
         "save_every": case.budget.save_every,
-        "steps_per_second_bare": 1 / float(np.median(alone)),
-        "steps_per_second_loop": 1 / float(np.median(inside)),
-        "ratio": common.median_and_quartiles(ratios),
-        "seconds_of_a_run_besides": float(np.median(besides)),
+        "steps_per_second_bare": 1 / float(np.median(alone[:, 0])),
+        "steps_per_second_loop": 1 / float(np.median(inside[:, 0])),
+        "ratio": common.median_and_quartiles(ratios[0].tolist()),
+        "processor_microseconds_bare": 1e6 * float(np.median(alone[:, 1])),
+        "processor_microseconds_loop": 1e6 * float(np.median(inside[:, 1])),
+        "processor_ratio": common.median_and_quartiles(ratios[1].tolist()),
+        "seconds_of_a_run_besides": float(np.median(besides[1:])),
+        "load": os.getloadavg()[0],
     }
 
 
@@ -151,13 +155,16 @@ def page(results: dict) -> str:
         "Overhead of the training loop", "loop_overhead.py", results["environment"]
     )
     lines += [
-        "| step | bare (steps/s) | loop (steps/s) | ratio, median (quartiles) | pairs |",
-        "| --- | --- | --- | --- | --- |",
+        "| step | bare (steps/s) | loop (steps/s) | ratio, median (quartiles) "
+        "| processor time (µs), bare and loop | ratio | pairs | load |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, row in results["cases"].items():
         lines.append(
             f"| {name} | {row['steps_per_second_bare']:.1f} | {row['steps_per_second_loop']:.1f} "
-            f"| {common.in_words(row['ratio'])} | {row['pairs']} of {row['steps_per_turn']} steps |"
+            f"| {common.in_words(row['ratio'])} | {row['processor_microseconds_bare']:.0f} and "
+            f"{row['processor_microseconds_loop']:.0f} | {common.in_words(row['processor_ratio'])} "
+            f"| {row['pairs']} of {row['steps_per_turn']} steps | {row['load']:.1f} |"
         )
     rows = results["cases"].values()
     besides = " and ".join(f"{row['seconds_of_a_run_besides']:.2f}" for row in rows)
@@ -165,7 +172,8 @@ def page(results: dict) -> str:
         "",
         "The loop reads and moves batches, writes metrics, shows progress and saves checkpoints in",
         "the time that is counted. Not counted is what a run needs besides, to open and close its",
-        f"files, to start and to save its last checkpoint: {besides} s.",
+        f"files, to start and to save its last checkpoint: {besides} s. Processor time is that of",
+        "all threads per step; other programs on the machine touch it less than they do the rates.",
         "",
     ]
     return "\n".join(lines)

@@ -21,7 +21,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
@@ -68,15 +67,15 @@ class Job:
 
     def by_kdjax(self, seed: int) -> dict[str, float]:
         """One run of kdjax's loop."""
-        begun, first = time.perf_counter(), 0.0
+        begun, first = common.clocks(), None
         budget = loop.Budget(self.steps, self.setting.config.log_every, NEVER, NEVER)
 
         def step(state, batch, frozen):
             nonlocal first
             answer = self.algorithm.step(state, batch, frozen)
-            if not first:
+            if first is None:
                 jax.block_until_ready(answer)
-                first = time.perf_counter()
+                first = common.clocks()
             return answer
 
         with tempfile.TemporaryDirectory() as folder, redirect_stderr(io.StringIO()):
@@ -90,11 +89,11 @@ class Job:
                 batch_size=self.batch_size,
             )
         jax.block_until_ready(done.state)
-        seconds = time.perf_counter() - first
+        seconds, computed = (common.clocks() - first) / ((self.steps - 1) * self.batch_size)
         return {
-            "seconds": seconds,
-            "images_per_second": (self.steps - 1) * self.batch_size / seconds,
-            "seconds_to_first_step": first - begun,
+            "images_per_second": 1 / seconds,
+            "processor_seconds_per_image": computed,
+            "seconds_to_first_step": float((first - begun)[0]),
             "accuracy": self.accuracy(done.state.players["student"].variables),
         }
 
@@ -177,6 +176,7 @@ def compare(job: Job, peer: str, seeds: int) -> dict[str, Any]:
             else:
                 theirs.append(job.by_torchdistill(seed, peer))
     rates = [[run["images_per_second"] for run in runs] for runs in (ours, theirs)]
+    computed = [[run["processor_seconds_per_image"] for run in runs] for runs in (ours, theirs)]
     return {
         "student": job.options,
         "seeds": seeds,
@@ -186,6 +186,7 @@ def compare(job: Job, peer: str, seeds: int) -> dict[str, Any]:
         "torchdistill": theirs,
         "images_per_second": [float(np.median(rate)) for rate in rates],
         "ratio": common.median_and_quartiles([a / b for a, b in zip(*rates, strict=True)]),
+        "processor_microseconds_per_image": [1e6 * float(np.median(c)) for c in computed],
         "accuracy": [
             [float(np.mean(values)), float(np.std(values, ddof=1))]
             for values in ([run["accuracy"] for run in runs] for runs in (ours, theirs))
@@ -199,15 +200,17 @@ def page(results: dict) -> str:
     lines = common.heading("kdjax and torchdistill", "peer_torchdistill.py", results["environment"])
     lines += [
         "| student | kdjax (images/s) | torchdistill (images/s) | ratio, median (quartiles) "
-        "| accuracy, kdjax | accuracy, torchdistill |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| processor time per image (µs), kdjax and torchdistill "
+        "| accuracy, kdjax | accuracy, torchdistill | load |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, row in results["students"].items():
         ours, theirs = row["images_per_second"]
         marks = [f"{100 * mean:.2f} ± {100 * sd:.2f}" for mean, sd in row["accuracy"]]
         lines.append(
             f"| {name} | {ours:.0f} | {theirs:.0f} | {common.in_words(row['ratio'], '.2f')} "
-            f"| {' | '.join(marks)} |"
+            f"| {' and '.join(f'{us:.0f}' for us in row['processor_microseconds_per_image'])} "
+            f"| {' | '.join(marks)} | {row['load']:.1f} |"
         )
     rows = list(results["students"].values())
     gap = max(run["teacher_gap"] for row in rows for run in row["torchdistill"])

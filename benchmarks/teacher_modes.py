@@ -180,7 +180,7 @@ def page(results: dict) -> str:
         f"{results['rounds']} runs each, in turns, of {results['epochs']} epochs "
         f"({results['steps']} steps of {results['batch_size']} images, {results['examples']} "
         "examples).",
-        "*Teacher's answers* is the time for them outside of the steps, over the whole run. A cache",
+        "*Teacher's answers* is the time for them outside the steps, over the whole run. A cache",
         "is written once: more epochs or more students do not add to it; compiling the teacher is",
         "in its time. *Bytes per example* are those on disk, with checksums and what the file",
         "format adds. *Difference* is the distance between the student's parameters and those of",
