@@ -86,8 +86,8 @@ class Context(NamedTuple):
       batch: the batch, after augmentation.
       step: number of updates made so far, an int32 scalar.
       key: a PRNG key for this objective and step.
-      networks: other players as callables, `networks['critic'](batch) -> signals`; the player's
-        own variables are differentiable, those of others are constants.
+      networks: players and teachers as callables, `networks['critic'](batch) -> signals`; the
+        player's own variables are differentiable, those of others are constants.
     """
 
     signals: Mapping[str, Signals]

@@ -15,6 +15,8 @@ from kdjax.algorithms.players import Player, Teacher
 from kdjax.algorithms.schemes import (
     average_self_distillation,
     distill,
+    dual_head_kd,
+    hard,
     meal_v2,
     mutual_learning,
     tgeo_kd,
@@ -29,7 +31,9 @@ __all__ = [
     "average_self_distillation",
     "bilevel",
     "distill",
+    "dual_head_kd",
     "gradient_align",
+    "hard",
     "influence",
     "kernel_self_distillation",
     "kernel_self_distillation_limit",

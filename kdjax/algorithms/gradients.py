@@ -5,6 +5,9 @@ first (which costs nothing: the compiler drops all that they do not depend on), 
 the sums over the total counts are added. For objectives in which examples meet, the signals of all
 micro-batches are collected, the objective is differentiated once by the signals of the whole batch,
 and that gradient is carried back through each micro-batch (Gao et al., arXiv:2101.06983).
+
+Where a player has an anchor, the loss has two parts, and so has everything that is differentiated:
+the gradients of both are added up as above, and put together at the very end.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import jax.numpy as jnp
 from optax.microbatching import AccumulationType, microbatch
 
 from kdjax.algorithms import players
+from kdjax.algorithms.alignment import gradient_align
 from kdjax.base import Batch, Key, ObjectiveVariables, Signals, Term, TrainState, Variables
 from kdjax.objectives.compose import total_loss
 
@@ -54,6 +58,20 @@ class Phase(NamedTuple):
             or bool(jax.tree.leaves(self.state.players[name].objective_state))
             for name in self.names
         )
+
+    @property
+    def anchors(self) -> dict[str, str]:
+        """The terms that other terms may not work against, by player."""
+        named = {name: self.setting.players[name].anchor for name in self.names}
+        return {name: anchor for name, anchor in named.items() if anchor is not None}
+
+    def slope(self, loss: Callable[..., Any], *arguments: Any) -> tuple[tuple[Any, ...], Any]:
+        """Gradients by all arguments, and auxiliary output; in two parts, if the loss is."""
+        if not self.anchors:
+            return jax.grad(loss, tuple(range(len(arguments))), has_aux=True)(*arguments)
+        _, back, auxiliary = jax.vjp(loss, *arguments, has_aux=True)
+        parts = [back(part) for part in jnp.eye(2)]
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts), auxiliary
 
     def forward(
         self, params: Any, batch: Batch, key: Key
@@ -112,6 +130,11 @@ class Phase(NamedTuple):
 
 def phase_gradients(phase: Phase, batch: Batch, key: Key, microbatches: int = 1) -> Result:
     """Gradients, metrics and next states of the players of a phase."""
+    result = _phase_gradients(phase, batch, key, microbatches)
+    return result._replace(grads=_aligned(phase.anchors, result.grads))
+
+
+def _phase_gradients(phase: Phase, batch: Batch, key: Key, microbatches: int) -> Result:
     if microbatches == 1:
         return _whole(phase, batch, key)
     size = jax.tree.leaves(dict(batch))[0].shape[0]
@@ -145,7 +168,7 @@ def _whole(phase: Phase, batch: Batch, key: Key) -> Result:
         signals, model_states = phase.forward(params, batch, key)
         return _loss_of_signals(phase, params, signals, model_states, batch, key)
 
-    grads, (metrics, model_states, states) = jax.grad(loss, has_aux=True)(phase.params)
+    (grads,), (metrics, model_states, states) = phase.slope(loss, phase.params)
     return Result(phase.add(grads), metrics, phase.average(model_states), states)
 
 
@@ -164,10 +187,11 @@ def _summed(phase: Phase, batch: Batch, loop: _Loop) -> Result:
     def gradient(key, batch):
         def loss(params):
             terms, model_states = terms_of(params, batch, key)
-            total, metrics = _total(terms, counts)
+            total, metrics = _total(terms, counts, phase.anchors)
             return total, (metrics, model_states)
 
-        return jax.grad(loss, has_aux=True)(phase.params)
+        (grads,), auxiliary = phase.slope(loss, phase.params)
+        return grads, auxiliary
 
     grads, (metrics, model_states) = loop(gradient, (SUM, (SUM, MEAN)), batch)
     states = {name: phase.state.players[name].objective_state for name in phase.names}
@@ -191,7 +215,7 @@ def _cached(phase: Phase, batch: Batch, loop: _Loop) -> Result:
         full = {**signals, **_merge(own, others)}
         return _loss_of_signals(phase, params, full, {}, batch, loop.key)
 
-    (direct, cotangents), (metrics, _, states) = jax.grad(loss, (0, 1), has_aux=True)(params, own)
+    (direct, cotangents), (metrics, _, states) = phase.slope(loss, params, own)
 
     def back(key, batch, cotangents):
         def projected(params):
@@ -203,7 +227,12 @@ def _cached(phase: Phase, batch: Batch, loop: _Loop) -> Result:
 
         return jax.grad(projected)(params)
 
-    through = loop(back, SUM, batch, cotangents)
+    if phase.anchors:
+        parts = [jax.tree.map(lambda leaf, i=i: leaf[i], cotangents) for i in range(2)]
+        through = [loop(back, SUM, batch, part) for part in parts]
+        through = jax.tree.map(lambda *leaves: jnp.stack(leaves), *through)
+    else:
+        through = loop(back, SUM, batch, cotangents)
     grads = phase.add(jax.tree.map(jnp.add, direct, through))
     return Result(grads, metrics, phase.average(model_states), states)
 
@@ -214,7 +243,7 @@ def _loss_of_signals(phase, params, signals, model_states, batch, key):
         signals, batch = phase.gather(signals), phase.gather(batch)
     terms, states = phase.objectives(params, signals, batch, key)
     counts = phase.add(jax.lax.stop_gradient(_counts(terms)))
-    total, metrics = _total(terms, counts)
+    total, metrics = _total(terms, counts, phase.anchors)
     return total, (phase.add(metrics), model_states, states)
 
 
@@ -226,15 +255,37 @@ def _counts(terms: Any) -> Any:
     return jax.tree.map(lambda term: term.count, terms, is_leaf=_is_term)
 
 
-def _total(terms: Any, counts: Any) -> tuple[jax.Array, dict[str, dict[str, jax.Array]]]:
-    """The loss of all players together, and each one's share of the metrics."""
+def _total(
+    terms: Any, counts: Any, anchors: Mapping[str, str]
+) -> tuple[jax.Array, dict[str, dict[str, jax.Array]]]:
+    """The loss of all players together (in two parts if some have anchors), and the metrics."""
     total, metrics = jnp.zeros((), jnp.float32), {}
     for name, own in terms.items():
         loss = total_loss(own, counts[name])
         means = {key: term._replace(count=counts[name][key]).mean for key, term in own.items()}
         metrics[name] = jax.lax.stop_gradient({**means, "loss": loss})
-        total += loss
+        total += _in_parts(own, counts[name], anchors.get(name)) if anchors else loss
     return total, metrics
+
+
+def _in_parts(terms: Mapping[str, Term], counts: Any, anchor: str | None) -> jax.Array:
+    """What the anchor adds to the loss, and what all others do."""
+    if anchor is not None and anchor not in terms:
+        raise ValueError(f"anchor is {anchor!r}, the objective has the terms {sorted(terms)}")
+    others = {name: term for name, term in terms.items() if name != anchor}
+    first = {} if anchor is None else {anchor: terms[anchor]}
+    return jnp.stack([total_loss(first, counts), total_loss(others, counts)])
+
+
+def _aligned(anchors: Mapping[str, str], grads: dict[str, Any]) -> dict[str, Any]:
+    """One gradient per player: both parts put together."""
+    if not anchors:
+        return grads
+    whole = {}
+    for name, own in grads.items():
+        first, second = (jax.tree.map(lambda leaf, i=i: leaf[i], own) for i in range(2))
+        whole[name] = gradient_align(first, second) if name in anchors else second
+    return whole
 
 
 def _split_floating(tree: Any) -> tuple[Any, Any]:

@@ -38,6 +38,8 @@ class Player(NamedTuple):
       forward: whether the model is run on the batch. A critic that is only called by objectives
         (`context.networks['critic']`) sets it to False.
       view: fields of the batch it sees under another name, `{'image': 'strong_image'}`.
+      anchor: the term of its objective that no other may work against: their gradient is projected
+        (`gradient_align`). It costs a second backward pass.
     """
 
     model: Model
@@ -47,6 +49,7 @@ class Player(NamedTuple):
     phase: int = 0
     forward: bool = True
     view: Mapping[str, str] | None = None
+    anchor: str | None = None
 
 
 class Teacher(NamedTuple):
@@ -156,10 +159,14 @@ def view_for(
 def networks_for(
     name: str, setting: Setting, sources: Sources, key: Key, live: frozenset[str] = frozenset()
 ) -> dict[str, Callable[[Batch], Signals]]:
-    """All players as callables; variables of `name` and of those in `live` are differentiable."""
+    """All players and teachers as callables.
+
+    Variables of `name` and of those in `live` are differentiable.
+    """
+    everyone = {**sources.teachers, **sources.players}
 
     def network(other: str) -> Callable[[Batch], Signals]:
-        variables = sources.players[other]
+        variables = everyone.get(other, {})
         if other != name and other not in live:
             variables = jax.lax.stop_gradient(variables)
 
@@ -171,7 +178,7 @@ def networks_for(
 
         return call
 
-    return {other: network(other) for other in setting.players}
+    return {other: network(other) for other in (*setting.teachers, *setting.players)}
 
 
 def evaluate_objective(

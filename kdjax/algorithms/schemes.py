@@ -11,8 +11,9 @@ from kdjax.algorithms import engine
 from kdjax.algorithms.bilevel import bilevel
 from kdjax.algorithms.players import Player, Teacher
 from kdjax.base import Algorithm, Model, Objective
-from kdjax.losses import logits
+from kdjax.losses import binary, logits
 from kdjax.models import ensemble
+from kdjax.objectives import augmentor as augmentors
 from kdjax.objectives import compose, learned_weights, teachers
 from kdjax.objectives.lift import lift
 
@@ -212,3 +213,114 @@ def tgeo_kd(
         every=every,
     )
     return bilevel({"student": lower}, {"weigher": upper}, {"teacher": Teacher(teacher)}, **options)
+
+
+def dual_head_kd(
+    student: Model,
+    teacher: Model | None,
+    optimizer: optax.GradientTransformation,
+    *,
+    loss: Callable[..., Any] = binary.binary_kl_norm,
+    temperature: Any = 2.0,
+    label_weight: compose.Weight = 1.0,
+    kd_weight: compose.Weight = 1.0,
+    align: bool = True,
+    label_head: str = "logits",
+    kd_head: str = "kd_logits",
+    **options: Any,
+) -> Algorithm:
+    """DHKD: labels and teacher have a head each, and the teacher never works against the labels.
+
+        g = ∇ label_weight · CE(a, y),    h = ∇ kd_weight · loss(b, t)
+        update along `gradient_align(g, h)`
+
+    Where the two gradients contradict each other, over all parameters together, the teacher's is
+    projected. The first head alone answers at inference.
+
+    Args:
+      student: a model with two heads, see `kdjax.models.with_heads`.
+      teacher: the frozen teacher; its variables go to `frozen={'teacher': …}`. `None` if the batch
+        holds its signals.
+      optimizer: the student's.
+      loss: compares the second head with the teacher.
+      temperature: of that loss.
+      label_weight: of the first head's cross-entropy.
+      kd_weight: of the second head's loss; 0.1 in the paper for ImageNet.
+      align: `False` adds the gradients as they are.
+      label_head: the student's signal `a`.
+      kd_head: the student's signal `b`.
+      **options: of `kdjax.algorithms.algorithm`.
+
+    Returns:
+      An algorithm with the player `student`.
+
+    References:
+      Yang et al., Dual-Head Knowledge Distillation, arXiv:2411.08937.
+    """
+    objective = compose.weighted_sum(
+        {
+            "labels": lift(logits.cross_entropy, student=label_head),
+            "kd": lift(loss, student=kd_head, temperature=temperature),
+        },
+        {"labels": label_weight, "kd": kd_weight},
+    )
+    player = Player(student, objective, optimizer, anchor="labels" if align else None)
+    frozen = {} if teacher is None else {"teacher": Teacher(teacher)}
+    return engine.algorithm({"student": player}, frozen, **options)
+
+
+def hard(
+    student: Model,
+    teacher: Model,
+    optimizer: optax.GradientTransformation,
+    augmentor_optimizer: optax.GradientTransformation,
+    *,
+    augmentor: Model | None = None,
+    temperature: Any = 4.0,
+    clean_weight: float = 1.0,
+    stability_weight: float = 1.0,
+    ceiling: float = 2.0,
+    every: int = 1,
+    **options: Any,
+) -> Algorithm:
+    """HARD: an augmentor looks for images on which the student is not yet like the teacher.
+
+    In each step the augmentor moves to where the two disagree, as long as the teacher's own answer
+    stays; then the student learns from the teacher on these images and on the plain ones. No label
+    is read.
+
+    Args:
+      student: the model.
+      teacher: the frozen teacher; its variables go to `frozen={'teacher': …}`.
+      optimizer: the student's.
+      augmentor_optimizer: the augmentor's.
+      augmentor: makes `image` of `image`; `kdjax.objectives.affine_augmentor` by default.
+      temperature: of the student's divergence.
+      clean_weight: of the images as they are.
+      stability_weight: as for `kdjax.objectives.disagreement`.
+      ceiling: as for `kdjax.objectives.disagreement`.
+      every: the augmentor moves at each `every`-th step.
+      **options: of `kdjax.algorithms.algorithm`.
+
+    Returns:
+      An algorithm with the players `augmentor` and `student`.
+
+    References:
+      HARD: Hard Augmentations for Robust Distillation, arXiv:2305.14890.
+    """
+    adversary = Player(
+        augmentors.affine_augmentor() if augmentor is None else augmentor,
+        augmentors.disagreement(stability_weight=stability_weight, ceiling=ceiling),
+        augmentor_optimizer,
+        every=every,
+        forward=False,
+    )
+    learner = Player(
+        student,
+        augmentors.augmented_kd(temperature=temperature, clean_weight=clean_weight),
+        optimizer,
+        phase=1,
+    )
+    return engine.algorithm(
+        {"augmentor": adversary, "student": learner}, {"teacher": Teacher(teacher)}, **options
+    )

@@ -194,7 +194,7 @@ def influence_weights(
 
     Example:
       >>> influence_weights(jnp.array([-1.0, 0.0, 1.0]))
-      Array([2.17, 0.64, 0.19], dtype=float32)
+      Array([2.174, 0.639, 0.188], dtype=float32)
 
     References:
       KD-AIF, arXiv:2501.02705. (Its code is not public; the map from influence to weight is ours.)

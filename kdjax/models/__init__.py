@@ -2,6 +2,7 @@
 
 from kdjax.models.callables import as_model, from_batch, from_callable
 from kdjax.models.combine import cast, ensemble, rename
+from kdjax.models.heads import label_assisted, masked, with_heads, with_signals
 from kdjax.models.linen import from_linen
 from kdjax.models.nnx import from_nnx
 from kdjax.models.taps import list_taps, tapped
@@ -23,7 +24,11 @@ __all__ = [
     "from_callable",
     "from_linen",
     "from_nnx",
+    "label_assisted",
     "list_taps",
+    "masked",
     "rename",
     "tapped",
+    "with_heads",
+    "with_signals",
 ]

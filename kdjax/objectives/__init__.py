@@ -2,6 +2,9 @@
 
 from kdjax.objectives import projectors
 from kdjax.objectives.adaptive import TaidState, ps_kd, ps_kd_share, taid, taid_update
+from kdjax.objectives.augmentor import affine_augmentor, augmented_kd, disagreement
+from kdjax.objectives.branches import lelp, ofa_exits, sla
+from kdjax.objectives.choices import dkpp, knowledge_concentration, selected_kd
 from kdjax.objectives.compose import (
     convex,
     correct,
@@ -32,11 +35,15 @@ from kdjax.objectives.teachers import (
 
 __all__ = [
     "TaidState",
+    "affine_augmentor",
+    "augmented_kd",
     "convex",
     "correct",
     "crd",
     "crd_step",
     "dho",
+    "disagreement",
+    "dkpp",
     "draw_others",
     "ensemble_kd",
     "gate",
@@ -44,9 +51,12 @@ __all__ = [
     "gated",
     "geometry_weighted_kd",
     "info_nce",
+    "knowledge_concentration",
+    "lelp",
     "lift",
     "mask_network",
     "measured",
+    "ofa_exits",
     "output_discriminator",
     "projected",
     "projectors",
@@ -54,7 +64,9 @@ __all__ = [
     "ps_kd_share",
     "reduce",
     "routed_kd",
+    "selected_kd",
     "share_network",
+    "sla",
     "stages",
     "taid",
     "taid_update",

@@ -139,6 +139,12 @@ def exemplars() -> dict:
         objectives.with_labels(lift(losses.kd), lift(losses.cross_entropy)),
         decay=0.9,
     )
+    two_heads = models.with_heads(network(8), {"kd_logits": CLASSES})
+    teacher = network(12)
+    made["dual_head_kd"] = (
+        lambda **options: algorithms.dual_head_kd(two_heads, teacher, optax.adam(1e-2), **options),
+        {"teacher": teacher.init(jax.random.key(3), batch())},
+    )
     committee = [network(12)] * 2
     frozen = {"teacher": models.ensemble(committee).init(jax.random.key(3), batch())}
     for name, adversarial in (("meal_v2", False), ("meal_v2_adversarial", True)):

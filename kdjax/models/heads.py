@@ -1,0 +1,232 @@
+"""Models with more to say or more to see: extra heads, signals made of signals, labels as input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from kdjax.base import Batch, Key, Model, Signals, Variables
+from kdjax.models.linen import LinenApply
+from kdjax.models.taps import PREFIX, tapped
+
+
+def with_heads(model: Model, heads: Mapping[str, int], *, reads: str = "embedding") -> Model:
+    """Adds linear heads to a model, each a signal of its own.
+
+    A second head learns what would harm the first one, and is dropped or merged afterwards: DHO,
+    DHKD, SLA and LELP have students with two.
+
+    Args:
+      model: the model.
+      heads: width of each head by the name of its signal, `{'kd_logits': 10}`.
+      reads: the signal that they read, `[batch, …, features]`.
+
+    Returns:
+      A model with further signals `[batch, …, width]`; its parameters are those of `model` and
+      `heads`.
+
+    Raises:
+      KeyError: when made or applied, if the model has no such signal.
+      ValueError: if a head has the name of a signal that the model gives.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from kdjax import models
+      >>> model = with_heads(models.from_linen(models.MLP(features=(8,))), {"kd_logits": 10})
+      >>> batch = {"image": jnp.ones((2, 4, 4, 1))}
+      >>> variables = model.init(jax.random.key(0), batch)
+      >>> model.apply(variables, batch)[0]["kd_logits"].shape
+      (2, 10)
+
+    References:
+      Kang et al., arXiv:2505.07675; Yang et al., arXiv:2411.08937.
+    """
+    layers = {name: nn.Dense(width) for name, width in heads.items()}
+
+    def read(signals: Signals) -> jax.Array:
+        if reads not in signals:
+            raise KeyError(f"heads read {reads!r}, the model gives {sorted(signals)}")
+        if taken := sorted(set(heads) & set(signals)):
+            raise ValueError(f"heads may not be called {taken}: the model gives such signals")
+        return signals[reads]
+
+    def init(key: Key, batch: Batch) -> Variables:
+        own = dict(model.init(key, batch))
+        shape = read(jax.eval_shape(model.apply, own, batch)[0])
+        made = {
+            name: layer.init(jax.random.fold_in(key, 1 + index), jnp.zeros(shape.shape))["params"]
+            for index, (name, layer) in enumerate(layers.items())
+        }
+        return {**own, "params": {"model": own["params"], "heads": made}}
+
+    def apply(
+        variables: Variables, batch: Batch, *, key: Key | None = None, train: bool = False
+    ) -> tuple[Signals, Variables]:
+        params = variables["params"]
+        own = {**variables, "params": params["model"]}
+        signals, changed = model.apply(own, batch, key=key, train=train)
+        feature = read(signals)
+        answers = {
+            name: layer.apply({"params": params["heads"][name]}, feature)
+            for name, layer in layers.items()
+        }
+        return {**signals, **answers}, changed
+
+    return Model(init, apply)
+
+
+def with_signals(model: Model, **made: Callable[[Signals], Any]) -> Model:
+    """Gives a model signals that are made of its others, or replaces some.
+
+    Args:
+      model: the model.
+      **made: by name, a function of all signals.
+
+    Returns:
+      A model.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from kdjax import models
+      >>> model = models.from_batch({"logits": "x"})
+      >>> model = with_signals(model, logits=lambda signals: 2 * signals["logits"])
+      >>> model.apply({}, {"x": jnp.ones(1)})[0]["logits"]
+      Array([2.], dtype=float32)
+    """
+
+    def apply(
+        variables: Variables, batch: Batch, *, key: Key | None = None, train: bool = False
+    ) -> tuple[Signals, Variables]:
+        signals, changed = model.apply(variables, batch, key=key, train=train)
+        return {**signals, **{name: make(signals) for name, make in made.items()}}, changed
+
+    return model._replace(apply=apply)
+
+
+def label_assisted(
+    model: Model, num_classes: int, *, noise: float = 0.5, labels: str = "label"
+) -> Model:
+    """LAD's teacher: a model that also sees the label, as channels of its image, with noise.
+
+    With probability `noise` an example's label is replaced by one drawn evenly from all classes.
+    The answer depends on the labels of the batch: such a model teaches, and is no classifier.
+
+    Args:
+      model: one that reads `image` `[batch, height, width, channels]`; it gets `num_classes` more
+        channels.
+      num_classes: of the labels.
+      noise: from 0 to 1.
+      labels: field of the batch with classes `[batch]`, or `[batch, height, width]` of pixels.
+
+    Returns:
+      A model. Without a key, as in evaluation, the noise is always the same.
+
+    Raises:
+      ValueError: if the noise is not from 0 to 1.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from kdjax import models
+      >>> teacher = label_assisted(models.from_linen(models.MLP(features=(8,))), 10)
+      >>> batch = {"image": jnp.ones((2, 4, 4, 1)), "label": jnp.array([3, 7])}
+      >>> teacher.init(jax.random.key(0), batch)["params"]["hidden_0"]["kernel"].shape
+      (176, 8)
+
+    References:
+      Qiu et al., Make a Strong Teacher with Label Assistance, arXiv:2407.13254. (There two draws of
+      the noise are trained to agree; the kind of noise is ours.)
+    """
+    if not 0 <= noise <= 1:
+        raise ValueError(f"noise is {noise}, wanted a number from 0 to 1")
+
+    def assisted(batch: Batch, key: Key | None) -> Batch:
+        image, label = jnp.asarray(batch["image"]), jnp.asarray(batch[labels])
+        if jnp.issubdtype(label.dtype, jnp.floating):
+            label = jnp.argmax(label, axis=-1)
+        if jnp.issubdtype(image.dtype, jnp.integer):
+            image = image.astype(jnp.float32) / 255
+        keys = jax.random.split(jax.random.key(0) if key is None else key)
+        drawn = jax.random.randint(keys[0], label.shape, 0, num_classes, label.dtype)
+        seen = jnp.where(jax.random.bernoulli(keys[1], noise, label.shape), drawn, label)
+        planes = jax.nn.one_hot(seen, num_classes, dtype=image.dtype)
+        if label.ndim == 1:
+            planes = planes[:, None, None]
+        planes = jnp.broadcast_to(planes, (*image.shape[:-1], num_classes))
+        return {**batch, "image": jnp.concatenate([image, planes], axis=-1)}
+
+    def apply(
+        variables: Variables, batch: Batch, *, key: Key | None = None, train: bool = False
+    ) -> tuple[Signals, Variables]:
+        # A key of its own, so that what the model draws does not depend on the noise.
+        noise_key = None if key is None else jax.random.fold_in(key, 1)
+        return model.apply(variables, assisted(batch, noise_key), key=key, train=train)
+
+    return Model(lambda key, batch: model.init(key, assisted(batch, key)), apply)
+
+
+def masked(model: Model, variables: Variables, mask: Model, *, at: str) -> Model:
+    """A frozen model one of whose features is multiplied by a mask, which is all that trains.
+
+    MST-Distill's specialised teacher: distil the (frozen) student into it, and it becomes a teacher
+    that suits the student.
+
+    Args:
+      model: made by `from_linen`.
+      variables: its variables; they are the collection `frozen` of the result.
+      mask: reads `features` and gives `mask`, such as `kdjax.objectives.mask_network`.
+      at: path of the submodule whose output is masked, as for taps.
+
+    Returns:
+      A model whose parameters are the mask's.
+
+    Raises:
+      TypeError: if the model does not come from a linen module.
+      ValueError: when applied, if no module of that path is called.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from kdjax import models, objectives
+      >>> batch = {"image": jnp.ones((2, 4, 4, 1))}
+      >>> teacher = models.from_linen(models.MLP(features=(8,)))
+      >>> variables = teacher.init(jax.random.key(0), batch)
+      >>> special = masked(teacher, variables, objectives.mask_network(8), at="hidden_0")
+      >>> special.apply(special.init(jax.random.key(1), batch), batch)[0]["logits"].shape
+      (2, 10)
+
+    References:
+      MST-Distill, arXiv:2507.07015 (its second stage).
+    """
+    if not isinstance(model.apply, LinenApply):
+        raise TypeError(f"masked wants a model made by from_linen, got {model!r}")
+
+    def init(key: Key, batch: Batch) -> Variables:
+        shapes, _ = jax.eval_shape(tapped(model, at).apply, variables, batch)
+        feature = jnp.zeros(shapes[PREFIX + at].shape)
+        made = mask.init(key, {"features": feature})
+        return {"params": made["params"], "frozen": dict(variables)}
+
+    def apply(
+        variables: Variables, batch: Batch, *, key: Key | None = None, train: bool = False
+    ) -> tuple[Signals, Variables]:
+        found = []
+
+        def multiply(call, args, options, context):
+            output = call(*args, **options)
+            if context.method_name != "__call__" or "/".join(context.module.path) != at:
+                return output
+            found.append(at)
+            answer, _ = mask.apply({"params": variables["params"]}, {"features": output})
+            return output * answer["mask"]
+
+        frozen = jax.lax.stop_gradient(variables["frozen"])
+        with nn.intercept_methods(multiply):
+            signals, _ = model.apply(frozen, batch, key=key, train=False)
+        if not found:
+            raise ValueError(f"no module {at!r} is called; list_taps shows which there are")
+        return signals, {}
+
+    return Model(init, apply)

@@ -1,0 +1,189 @@
+"""Students with more than one answer: exits, views, subclasses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from kdjax.base import EMPTY, Objective, ObjectiveVariables
+from kdjax.losses import divergences, heads, numerics, subclasses, targets
+from kdjax.objectives.lift import reduce
+from kdjax.objectives.teachers import dense_stack
+
+EXACT = jax.lax.Precision.HIGHEST
+
+
+def ofa_exits(
+    *,
+    features: Sequence[str],
+    gamma: Any = 1.5,
+    temperature: Any = 1.0,
+    exit_weight: float = 1.0,
+    student: str = "logits",
+    teacher: str = "teacher:logits",
+    labels: str = "label",
+) -> Objective:
+    """One-for-all distillation with exit branches: `losses.ofa` of each, and of the last logits.
+
+        ofa(s, t, y)  +  exit_weight · sum_k ofa(exit_k(f_k), t, y)
+
+    An exit averages its feature over space and reads it with a linear layer. Exits are trained
+    along, their gradient reaches the features, and they are dropped afterwards; the teacher's
+    features are not needed, so that the networks may be quite different. Add `cross_entropy` with
+    weight 1.
+
+    Args:
+      features: the student's signals with an exit each, `[batch, …, width]`.
+      gamma: as for `losses.ofa`.
+      temperature: of both sides.
+      exit_weight: of each exit's loss.
+      student: the student's logits `[batch, classes]`.
+      teacher: the teacher's.
+      labels: field of the batch with the labels.
+
+    Returns:
+      An objective with the terms `ofa` and `exits`; its parameters are the exits'.
+
+    Raises:
+      ValueError: if no feature is named.
+
+    References:
+      Hao et al., One-for-All: Bridge the Gap Between Heterogeneous Architectures in Knowledge
+      Distillation, arXiv:2310.19444. (There an exit has convolutions, or transformer layers, too.)
+    """
+    names = (features,) if isinstance(features, str) else tuple(features)
+    if not names:
+        raise ValueError("features is empty, wanted at least one signal of the student")
+
+    def init(key, context):
+        classes = jnp.shape(context.get(student))[-1]
+        widths = [(jnp.shape(context.get(name))[-1], classes) for name in names]
+        keys = jax.random.split(key, len(names))
+        params = {n: dense_stack(k, w) for n, k, w in zip(names, keys, widths, strict=True)}
+        return ObjectiveVariables(params, {})
+
+    def apply(variables, context):
+        theirs, truth = context.get(teacher), context.get(labels, role="batch")
+        options = {"gamma": gamma, "temperature": temperature}
+        answers = [_read(variables.params[name], context.get(name)) for name in names]
+        last = targets.ofa(context.get(student), theirs, truth, **options)
+        early = sum(targets.ofa(answer, theirs, truth, **options) for answer in answers)
+        return {"ofa": reduce(last), "exits": reduce(early)._replace(weight=exit_weight)}, {}
+
+    return Objective(init, apply)
+
+
+def sla(
+    *,
+    views: int = 4,
+    joint: str = "joint_logits",
+    temperature: Any = 1.0,
+    joint_weight: Any = 1.0,
+    player: str = "student",
+    student: str = "logits",
+    image: str = "image",
+    labels: str = "label",
+) -> Objective:
+    """Self-supervised label augmentation by rotations: `losses.sla` on views that it makes itself.
+
+    The network sees each image turned by 0, 90, 180 and 270 degrees, its second head tells class
+    and rotation together, and the mean of what it says about all views teaches the first head.
+
+    Args:
+      views: how many rotations, 1 to 4.
+      joint: signal of the second head, `[batch, classes · views]`; see `models.with_heads`.
+      temperature: as for `losses.sla`.
+      joint_weight: as for `losses.sla`.
+      player: whose network is run on the views.
+      student: signal of the first head, of the image as it is.
+      image: field of the batch with square images.
+      labels: field of the batch with classes `[batch]`.
+
+    Returns:
+      An objective with the term `sla`.
+
+    Raises:
+      ValueError: if the views are not 1 to 4.
+
+    References:
+      Lee et al., Self-supervised Label Augmentation via Input Transformations, arXiv:1910.05872.
+    """
+    if views not in (1, 2, 3, 4):
+        raise ValueError(f"views is {views!r}, wanted 1 to 4 rotations")
+
+    def apply(variables, context):
+        del variables
+        images = context.batch[image]
+        turned = [jnp.rot90(images, k, axes=(1, 2)) for k in range(views)]
+        network = context.networks[player]
+        each = [network({**context.batch, image: view})[joint] for view in turned]
+        values = heads.sla(
+            (jnp.stack(each, axis=1), context.get(student)),
+            context.get(labels, role="batch"),
+            temperature=temperature,
+            joint_weight=joint_weight,
+        )
+        return {"sla": reduce(values)}, {}
+
+    return Objective(lambda key, context: EMPTY, apply)
+
+
+def lelp(
+    *,
+    kernel: Any,
+    means: Any,
+    directions: Any,
+    subclass_temperature: Any = 1.0,
+    temperature: Any = 1.0,
+    student: str = "subclass_logits",
+    teacher: str = "teacher:logits",
+    teacher_embedding: str = "teacher:embedding",
+) -> Objective:
+    """LELP: a student with a logit for each subclass learns `losses.subclass_targets`.
+
+        -sum_ck p_c softmax_k(<h - m_c, v_ck> / beta) log q_ck
+
+    Labels are not read; the classes of the student are `losses.merge_subclasses` of its logits.
+
+    Args:
+      kernel: of the teacher's last layer, as all three arrays of `losses.fit_subclasses`.
+      means: of the embedding by class.
+      directions: of the subclasses.
+      subclass_temperature: `beta`, above 0.
+      temperature: of the teacher's logits, above 0.
+      student: the student's logits `[batch, classes · subclasses]`.
+      teacher: the teacher's logits.
+      teacher_embedding: what its last layer reads.
+
+    Returns:
+      An objective with the term `lelp`.
+
+    References:
+      Loo et al., Linear Projections of Teacher Embeddings for Few-Class Distillation,
+      arXiv:2409.20449.
+    """
+
+    def apply(variables, context):
+        del variables
+        target = subclasses.subclass_targets(
+            context.get(teacher),
+            context.get(teacher_embedding),
+            kernel=kernel,
+            means=means,
+            directions=directions,
+            subclass_temperature=subclass_temperature,
+            temperature=temperature,
+        )
+        return {"lelp": reduce(divergences.soft_cross_entropy(context.get(student), target))}, {}
+
+    return Objective(lambda key, context: EMPTY, apply)
+
+
+def _read(params: dict[str, Array], feature: Array) -> Array:
+    feature = numerics.as_float(feature)
+    pooled = jnp.mean(feature, axis=tuple(range(1, feature.ndim - 1)))
+    return jnp.matmul(pooled, params["kernel_0"], precision=EXACT) + params["bias_0"]
