@@ -17,11 +17,13 @@ from kdjax.plan.chips import CHIPS, Chip
 
 _NAME = re.compile(r"(\w+):(\d+(?:x\d+){1,2})$")
 _CHIPS_PER_HOST = (2, 2, 1)
-_QUIET = {
+_COMPILER_ONLY = {
     # Without these libtpu asks a metadata server where it is running, and complains.
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5e-16",
     "TPU_WORKER_HOSTNAMES": "localhost",
+    # A chip belongs to one process, and libtpu to the one that has the chip. Here is none.
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 
 
@@ -88,7 +90,7 @@ def _missing(count: int) -> str:
 def _tpu(name: str) -> Sequence[Any]:
     from jax.experimental import topologies
 
-    for variable, value in _QUIET.items():
+    for variable, value in _COMPILER_ONLY.items():
         os.environ.setdefault(variable, value)
     try:
         found = topologies.get_topology_desc(

@@ -7,17 +7,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
+
+from kdjax.plan import CHIPS, Memory, Plan, Topology, command
+from kdjax.train.recipe_file import load_recipe
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "tests" / "train" / "tiny_recipe.py"
 LANGUAGE = Path(__file__).with_name("small_language.py")
 
 
-def run(*arguments, **environment):
+def run(*arguments, first="", **environment):
+    paths = os.pathsep.join(filter(None, (first, str(ROOT), os.environ.get("PYTHONPATH"))))
     return subprocess.run(
         [sys.executable, "-m", "kdjax.plan", *map(str, arguments)],
-        env={**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT), **environment},
+        env={**os.environ, "XLA_FLAGS": "", "PYTHONPATH": paths, **environment},
         capture_output=True,
         text=True,
         timeout=300,
@@ -40,20 +45,41 @@ def test_a_recipe_on_simulated_devices(tmp_path):
     assert (tmp_path / "plan.md").read_text() in answer.stdout
 
 
+def test_what_a_user_can_mend_is_one_line():
+    answer = run(f"--config={TINY}", "--topology=cpu", "--devices=4", "--batch_size=6")
+    assert answer.returncode == 2
+    assert answer.stderr.startswith("error: ") and "multiple of the 4 devices" in answer.stderr
+    assert len(answer.stderr.strip().splitlines()) == 1
+
+
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("options", "message"),
     [
-        (("--topology=v5x:2x2",), "topology is 'v5x:2x2'"),
-        (("--topology=cpu", "--devices=4", "--batch_size=6"), "multiple of the 4 devices"),
-        (("--topology=cpu", "--devices=4", "--fsdp=3"), "do not fit 4 devices"),
-        (("--topology=cpu", "--devices=1", "--search=powers"), "search wants a chip"),
+        ({"name": "v5x:2x2"}, "topology is 'v5x:2x2'"),
+        ({"name": "cpu", "devices": 4, "sizes": {"fsdp": 3}}, "do not fit 4 devices"),
+        ({"name": "cpu", "devices": 1, "search": "powers"}, "search wants a chip"),
+        ({"name": "cpu", "devices": 1, "compare": "rows=4"}, "no axis 'rows'"),
     ],
 )
-def test_what_a_user_can_mend_is_one_line(arguments, message):
-    answer = run(f"--config={TINY}", *arguments)
-    assert answer.returncode == 2
-    assert answer.stderr.startswith("error: ") and message in answer.stderr
-    assert len(answer.stderr.strip().splitlines()) == 1
+def test_what_does_not_fit_together(options, message):
+    with pytest.raises(ValueError, match=message):
+        command.run(str(TINY), load_recipe(str(TINY)), **options)
+
+
+def test_the_search_plans_the_largest_batch(monkeypatch, capsys):
+    config = load_recipe(str(TINY))
+    chips = Topology("v5e:2x2", jax.devices(), CHIPS["v5e"])
+    monkeypatch.setattr(command, "topology", lambda *_: chips)
+
+    def planned(path, config, where, sizes):
+        size = config.data.batch_size
+        memory = Memory({}, size * 2**30, 0, 0, 0)
+        return Plan("", {"data": 8}, where.chip, "", size, "examples", size, {}, memory)
+
+    monkeypatch.setattr(command, "_planned", planned)
+    (found,) = command.run(str(TINY), config, name="v5e:2x2", search="powers")
+    assert found.batch_size == 16
+    assert "tried batch 32: does not fit" in capsys.readouterr().out
 
 
 def test_without_a_tpu_compiler(tmp_path):
@@ -65,7 +91,7 @@ def test_without_a_tpu_compiler(tmp_path):
     )
     answer = run(
         f"--config={TINY}", "--topology=v5e:2x2", "--batch_size=64",
-        PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}",
+        first=str(tmp_path),
     )  # fmt: skip
     assert answer.returncode == 0, answer.stderr
     assert "pip install 'kdjax[plan]'" in answer.stdout
