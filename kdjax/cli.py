@@ -13,6 +13,7 @@ COMMANDS = {
     "evaluate": "measure a trained student (or the teacher) on the test set",
     "export": "write a trained student as an orbax checkpoint and as StableHLO",
     "plan": "compile a recipe's step ahead of time for a TPU: does it fit, what does it cost",
+    "atlas": "run all methods of a family under one protocol, and write their page",
 }
 WRONG = 2
 """Exit status after an error that the user can mend; it is 143 after SIGTERM, as shells know it."""
@@ -70,6 +71,9 @@ def export(argv: list[str] | None = None) -> None:
     which = _run_flags()
     output = flags.DEFINE_string("output", None, "Folder to write to; must not exist.")
     platforms = flags.DEFINE_list("platforms", "cpu,cuda,tpu", "What the StableHLO is lowered for.")
+    quantize = flags.DEFINE_string(
+        "quantize", None, "'int8' or 'int8_weights'; wants pip install 'kdjax[quantize]'."
+    )
     flags.mark_flag_as_required("output")
 
     def main() -> None:
@@ -77,7 +81,8 @@ def export(argv: list[str] | None = None) -> None:
 
         workdir, run, seed, data_dir = (flag.value for flag in which)
         targets = tuple(platforms.value)
-        for path in deploy.export(workdir, output.value, run, seed, targets, data_dir=data_dir):
+        options = {"quantize": quantize.value, "data_dir": data_dir}
+        for path in deploy.export(workdir, output.value, run, seed, targets, **options):
             print(path)
 
     _run(main, argv)
@@ -126,6 +131,36 @@ def plan(argv: list[str] | None = None) -> None:
             )
         except ValueError as error:
             raise RecipeError(one_line(error, 2000)) from error
+
+    _run(main, argv)
+
+
+def atlas(argv: list[str] | None = None) -> None:
+    """`python -m kdjax.atlas --family=logits --dataset=fashion_mnist --workdir=DIR`."""
+    family = flags.DEFINE_string("family", None, "Which methods, a file in the folder of configs.")
+    dataset = flags.DEFINE_string("dataset", "fashion_mnist", "Which protocol, likewise.")
+    workdir = flags.DEFINE_string("workdir", None, "Folder of the runs; half-finished ones resume.")
+    methods = flags.DEFINE_list("methods", [], "Only these methods.")
+    seeds = flags.DEFINE_list("seeds", [], "Seeds, instead of the protocol's.")
+    scale = flags.DEFINE_float("scale", 1.0, "Share of the budget that is spent.")
+    results = flags.DEFINE_string("results", "", "Folder of the small files that are kept.")
+    configs = flags.DEFINE_string("configs", "", "Folder of protocols and families.")
+    render = flags.DEFINE_bool("render", False, "Only write the page, from the files there are.")
+    pages = flags.DEFINE_string("pages", "", "Folder of the page.")
+    flags.mark_flag_as_required("family")
+
+    def main() -> None:
+        from kdjax.atlas import command
+        from kdjax.train.errors import RecipeError
+
+        if render.value:
+            print(command.render(family.value, results.value, pages.value))
+            return
+        if not workdir.value:
+            raise RecipeError("--workdir is missing, wanted the folder of the runs")
+        chosen = {"methods": methods.value, "seeds": seeds.value, "scale": scale.value}
+        where = {"results": results.value, "configs": configs.value}
+        print(command.train(family.value, dataset.value, workdir.value, **chosen, **where))
 
     _run(main, argv)
 

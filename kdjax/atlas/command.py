@@ -1,0 +1,56 @@
+"""What the command of the atlas does, once its flags are read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+
+from kdjax.atlas import tables
+from kdjax.atlas.family import load_family
+from kdjax.atlas.page import write_page
+from kdjax.atlas.protocol import load_protocol
+from kdjax.atlas.runs import run
+from kdjax.train.errors import RecipeError
+
+RESULTS, PAGES = Path("benchmarks/results/atlas"), Path("docs/atlas")
+
+
+def train(
+    family: str,
+    dataset: str,
+    folder: str,
+    *,
+    methods: Sequence[str] = (),
+    seeds: Sequence[str] = (),
+    scale: float = 1.0,
+    results: str = "",
+    configs: str = "",
+) -> Path:
+    """Runs a family on a data set; gives the path of the summary.
+
+    With a share of the budget, what comes out is kept in the workdir: it is no result to show.
+    """
+    where = configs or tables.FOLDER
+    loaded = load_family(family, where), load_protocol(dataset, where, scale)
+    kept = Path(results) if results else RESULTS if scale == 1 else Path(folder) / "results"
+    _keep_programs(Path(folder) / "programs")
+    return run(*loaded, folder, kept, methods=tuple(methods), seeds=_numbers(seeds))
+
+
+def render(family: str, results: str = "", pages: str = "") -> Path:
+    """Writes a family's page from its summaries; gives its path."""
+    return write_page(family, results or RESULTS, Path(pages or PAGES) / f"{family}.md")
+
+
+def _keep_programs(folder: Path) -> None:
+    """Lets a job that goes on, or a program that several methods share, do without compiling."""
+    jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def _numbers(seeds: Sequence[str]) -> tuple[int, ...]:
+    if not all(seed.isdecimal() for seed in seeds):
+        raise RecipeError(f"--seeds is {','.join(seeds)}, wanted integers of at least 0")
+    return tuple(map(int, seeds))
