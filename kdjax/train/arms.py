@@ -9,18 +9,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from kdjax.losses.numerics import nearest
 from kdjax.train import recipe
 from kdjax.train.errors import RecipeError
+from kdjax.train.schemes import SCHEMES, Scheme
 
 TEACHER = "teacher"
-ALONE = ("mutual_learning", "average_self_distillation")
-"""Schemes without a teacher."""
-SEVERAL = ("mutual_learning", "meal_v2", "tgeo_kd")
-"""Schemes in which other players train beside the student."""
-RUN_IT = ("meal_v2", "tgeo_kd")
-"""Schemes that run the teacher's network themselves, so that cached logits are no use to them."""
-LABELS_ONLY = ("cross_entropy", "ps_kd")
-"""Losses and objectives without a teacher."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,22 +39,49 @@ class Arm:
     @property
     def needs_teacher(self) -> bool:
         """Whether anything of a teacher goes into it."""
-        return self.scheme not in ALONE and self.options.get("name") not in LABELS_ONLY
+        if self.scheme == "distill":
+            return recipe.reads_teacher(self.options.get("name", ""))
+        return self._wants.needs_teacher
+
+    @property
+    def taught_by(self) -> tuple[str, ...]:
+        """The runs whose students teach it; none if it has the recipe's teacher."""
+        return _names(self.options.get("taught_by"))
+
+    @property
+    def starts_from(self) -> str:
+        """The run whose variables it starts from; empty if it starts anew."""
+        return self.options.get("starts_from", "")
+
+    @property
+    def after(self) -> tuple[str, ...]:
+        """The runs of other arms that must have ended before."""
+        return tuple(n for n in (*self.taught_by, self.starts_from) if n and n != TEACHER)
+
+    @property
+    def uses_the_teacher(self) -> bool:
+        """Whether the recipe's own teacher goes into it."""
+        return self.starts_from == TEACHER or (self.needs_teacher and not self.taught_by)
 
     @property
     def reads_logits_only(self) -> bool:
         """Whether the teacher's logits are all it wants of the teacher."""
-        return recipe.reads_only_logits([self.options]) and self.scheme not in RUN_IT
+        return recipe.reads_only_logits([self.options]) and not self._wants.runs_teacher
 
     @property
     def wants_validation(self) -> bool:
         """Whether each batch comes with one of the validation split."""
-        return self.scheme == "tgeo_kd"
+        return self._wants.needs_validation
 
     @property
     def main_player(self) -> str:
         """The player whose metrics count, where several play."""
-        return "student" if self.scheme in SEVERAL else ""
+        return "student" if self._wants.several else ""
+
+    @property
+    def _wants(self) -> Scheme:
+        # An unknown one is refused where it is built.
+        return SCHEMES.get(self.scheme, SCHEMES["distill"])
 
 
 def arms_of(config: ConfigDict) -> dict[str, Arm]:
@@ -83,7 +104,28 @@ def arms_of(config: ConfigDict) -> dict[str, Arm]:
         if not re.fullmatch(r"[\w.+-]*\w[\w.+-]*", name):
             raise RecipeError(f"{key} is called {name!r}; wanted letters, digits, '_', '-' and '.'")
         found[name] = Arm(name, section, options.to_dict())
+    for arm in found.values():
+        _check_order(arm, found, ())
     return found
+
+
+def _check_order(arm: Arm, arms: Mapping[str, Arm], path: tuple[str, ...]) -> None:
+    """Makes sure that the runs that an arm builds on exist, and do not build on it."""
+    path = (*path, arm.name)
+    for other in arm.after:
+        if other in path:
+            raise RecipeError(f"config.{arm.section} comes after itself: {' after '.join(path)}")
+        if other not in arms:
+            raise RecipeError(
+                f"config.{arm.section} comes after {other!r}{nearest(other, [*arms, TEACHER])}"
+            )
+        _check_order(arms[other], arms, path)
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, str) else tuple(value)
 
 
 def _own_name(options: Mapping[str, Any]) -> str:

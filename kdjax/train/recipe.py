@@ -10,16 +10,19 @@ from typing import Any
 import optax
 
 import kdjax
-from kdjax import algorithms, losses, models, objectives, parallel
+from kdjax import losses, models, objectives, parallel
 from kdjax.base import Algorithm, Model, Objective
 from kdjax.losses import divergences
 from kdjax.losses.numerics import nearest
 from kdjax.objectives import projectors
 from kdjax.train.errors import RecipeError
+from kdjax.train.schemes import SCHEMES, Request
 
 LIFT_OPTIONS = ("student", "teacher", "labels", "where", "weights")
 ARM_OPTIONS = ("name", "algorithm", "weight", "label_weight", "projector", "smoothing", "augment")
-SCHEMES = ("distill", "mutual_learning", "average_self_distillation", "meal_v2", "tgeo_kd")
+ARM_OPTIONS += ("model", "taught_by", "starts_from")
+WRAPPERS = ("heads", "subclasses", "label_noise", "precision")
+"""What a network may have around it."""
 
 Options = Mapping[str, Any]
 Facts = Mapping[str, Any]
@@ -35,16 +38,38 @@ def check_keys(section: str, given: Iterable[str], known: Iterable[str]) -> None
 
 
 def build_model(section: str, options: Options, facts: Facts, taps: tuple[str, ...] = ()) -> Model:
-    """A network of the zoo, `{'name': 'mixer', 'width': 64}`, for the data set's classes."""
+    """A network of the zoo, `{'name': 'mixer', 'width': 64}`, for the data set's classes.
+
+    Around it may stand `heads` (width by name), `subclasses` of each class (their logits are the
+    signal `subclass_logits`), `label_noise` (it sees labels with that much noise), `precision`.
+    """
+    model = models.from_linen(build_network(section, options, facts), taps=taps)
+    classes, heads = facts["num_classes"], _plain(options.get("heads") or {})
+    split = options.get("subclasses") or 0
+    if split:
+        heads["subclass_logits"] = classes * split
+    if heads:
+        model = models.with_heads(model, heads)
+    if split:
+        model = models.with_signals(
+            model, logits=lambda signals: losses.merge_subclasses(signals["subclass_logits"], split)
+        )
+    if options.get("label_noise") is not None:
+        model = models.label_assisted(model, classes, noise=options["label_noise"])
+    precision = options.get("precision")
+    return model if precision is None else models.cast(model, compute=precision)
+
+
+def build_network(section: str, options: Options, facts: Facts) -> Any:
+    """The flax module of such a network."""
     options = dict(options)
     name = options.pop("name", "")
-    precision = options.pop("precision", None)
+    for key in WRAPPERS:
+        options.pop(key, None)
     try:
-        module = models.build(name, num_classes=facts["num_classes"], **_plain(options))
+        return models.build(name, num_classes=facts["num_classes"], **_plain(options))
     except (TypeError, ValueError) as error:
         raise RecipeError(f"config.{section}: {_one_line(error)}") from error
-    model = models.from_linen(module, taps=taps)
-    return model if precision is None else models.cast(model, compute=precision)
 
 
 def describe(options: Options) -> str:
@@ -129,7 +154,9 @@ def build_objective(section: str, arm: Options, facts: Facts) -> Objective:
     parts, weights = {name: objective}, {name: weight}
     if extra.get("label_weight", 0):
         smoothing = extra.get("smoothing", 0.0)
-        parts["labels"] = kdjax.lift(losses.cross_entropy, label_smoothing=smoothing)
+        parts["labels"] = kdjax.lift(
+            losses.cross_entropy, label_smoothing=smoothing, where=facts.get("labelled")
+        )
         weights["labels"] = _schedule(section, extra["label_weight"], facts)
     return objectives.measured(objectives.weighted_sum(parts, weights), accuracy=objectives.correct)
 
@@ -145,37 +172,18 @@ def build_algorithm(
 ) -> Algorithm:
     """The training scheme of an arm; its player of interest is called `student`."""
     arm = _plain(arm)
-    scheme = arm.get("algorithm", "distill")
-    if scheme not in SCHEMES:
-        raise RecipeError(f"config.{section}.algorithm is {scheme!r}{nearest(scheme, SCHEMES)}")
+    name = arm.get("algorithm", "distill")
+    if name not in SCHEMES:
+        raise RecipeError(f"config.{section}.algorithm is {name!r}{nearest(name, SCHEMES)}")
+
+    def objective(*own: str) -> Objective:
+        rest = {key: value for key, value in arm.items() if key not in own}
+        return build_objective(section, rest, facts)
+
     rest = {key: value for key, value in arm.items() if key not in ARM_OPTIONS}
-    classes = facts["num_classes"]
-    if scheme == "distill":
-        objective = build_objective(section, arm, facts)
-        return algorithms.distill(student, teacher, objective, optimizer, **options)
-    if scheme == "average_self_distillation":
-        decay = arm.pop("decay", 0.999)
-        objective = build_objective(section, arm, facts)
-        return algorithms.average_self_distillation(
-            student, objective, optimizer, decay=decay, **options
-        )
+    request = Request(section, student, teacher, optimizer, rest, facts, objective, options)
     try:
-        if scheme == "mutual_learning":
-            peers = {"student": student} | {
-                f"peer_{i}": student for i in range(rest.pop("peers", 1))
-            }
-            return algorithms.mutual_learning(peers, optimizer, **rest, **options)
-        if scheme == "meal_v2":
-            if "committee" not in facts:
-                raise RecipeError(f"config.{section}: meal_v2 wants config.teacher.members above 1")
-            committee = facts["committee"]
-            return algorithms.meal_v2(
-                student, committee, optimizer, num_classes=classes, **rest, **options
-            )
-        rate = rest.pop("weigher_learning_rate", 1e-3)
-        return algorithms.tgeo_kd(
-            student, teacher, optimizer, optax.adam(rate), num_classes=classes, **rest, **options
-        )
+        return SCHEMES[name].build(request)
     except TypeError as error:
         raise RecipeError(f"config.{section}: {_one_line(error)}") from error
 
@@ -208,29 +216,37 @@ def _axes(axes: Any) -> tuple[Any, ...]:
 def wanted_taps(arms: Iterable[Options]) -> dict[str, tuple[str, ...]]:
     """Paths that the arms read from `student` and `teacher`, by role."""
     found: dict[str, dict[str, None]] = {"student": {}, "teacher": {}}
+    roles = {"student": "student", "feature": "student", "features": "student"}
     for arm in arms:
-        for key in ("student", "teacher"):
+        for key, own in {**roles, "teacher": "teacher"}.items():
             for signal in _names(arm.get(key)):
                 role, _, name = signal.rpartition(":")
                 if name.startswith("taps/"):
-                    found[role or key][name.removeprefix("taps/")] = None
+                    found[role or own][name.removeprefix("taps/")] = None
     return {role: tuple(paths) for role, paths in found.items()}
 
 
 def reads_only_logits(arms: Iterable[Options]) -> bool:
     """Whether every arm can do with the teacher's logits alone."""
     return all(
-        signal.rpartition(":")[2] == "logits"
-        for arm in arms
-        for signal in _names(arm.get("teacher", _teacher_default(arm.get("name", ""))))
+        signal.rpartition(":")[2] == "logits" for arm in arms for signal in _teacher_signals(arm)
     )
 
 
-def _teacher_default(name: str) -> str:
-    """The signal of the teacher that an objective reads if the arm names none."""
-    factory = _factory(name)
-    parameters = inspect.signature(factory).parameters if factory else {}
-    return parameters["teacher"].default if "teacher" in parameters else "logits"
+def reads_teacher(name: str) -> bool:
+    """Whether a loss or objective has anything to do with a teacher."""
+    made = _factory(name) or getattr(losses, name, None)
+    if not callable(made):
+        return True
+    return any(key.startswith("teacher") for key in inspect.signature(made).parameters)
+
+
+def _teacher_signals(arm: Options) -> tuple[str, ...]:
+    """The signals of the teacher that an arm reads, those that it does not name included."""
+    parameters = inspect.signature(_factory(arm.get("name", "")) or kdjax.lift).parameters
+    read = [arm.get(name, p.default) for name, p in parameters.items() if "teacher" in name]
+    named = [value for value in read if isinstance(value, str | tuple | list)]
+    return tuple(signal for value in named for signal in _names(value))
 
 
 def _names(value: Any) -> tuple[str, ...]:
@@ -324,7 +340,7 @@ def _project(section, objective, name, options):
 
 def _schedule(section: str, value: Any, facts: Facts) -> Any:
     """`{'schedule': 'linear_schedule', …}` becomes a schedule of optax or `kdjax.objectives`."""
-    if not isinstance(value, Mapping):
+    if not isinstance(value, Mapping) or "schedule" not in value:
         return value
     options = dict(value)
     name = options.pop("schedule", "")

@@ -30,7 +30,8 @@ def default() -> ConfigDict:
       data: `name` (`digits`, `fashion_mnist`, any of tensorflow-datasets), splits `train`,
         `validation` (empty for none) and `test`, `batch_size`, `eval_batch_size`, `data_dir`,
         `source_dir`, `label_noise` (share of the training labels replaced by another class),
-        `timeout` (seconds after which a batch that does not arrive ends the job, 0 for none).
+        `labelled` (share of the training examples whose label is known: below 1 a batch has the
+        field `labelled`, and `label_weight` counts such examples alone), `timeout` (seconds after which a batch that does not arrive ends the job, 0 for none).
       teacher: `model` (a network of `kdjax.models` with its options), `epochs`, `optimizer`,
         `augment`, `label_smoothing`, `seed`, `members` (a committee if above 1), `train` (a split
         of its own, with clean labels; empty for the student's), `cache` (compute its logits
@@ -39,7 +40,10 @@ def default() -> ConfigDict:
       student: `model`, `epochs`, `optimizer`, `augment`.
       objective: how the student is trained. `name` of a loss or objective with its options;
         `weight`, `label_weight`, `smoothing` of the labels, `projector`; or `algorithm`, a training
-        scheme.
+        scheme. `model` is a student of its own; `taught_by` names runs whose students teach it, in
+        place of the teacher; `starts_from` a run (or `'teacher'`) whose variables it starts from.
+        An option may be a schedule, `{'schedule': 'linear_schedule', …}`, or fitted before
+        training, `{'fit': 'class_centers'}`.
       baselines: other ways to train it, by name, for comparison.
       mesh: devices along the axes `data`, `fsdp` and `tensor` (see `kdjax.parallel.make_mesh`).
       rules: how variables are split, by role (`student`, `teacher`): pairs of a path pattern and
@@ -64,6 +68,7 @@ def default() -> ConfigDict:
             "data_dir": "",
             "source_dir": "",
             "label_noise": 0.0,
+            "labelled": 1.0,
             "timeout": 600.0,
         }
     )
@@ -113,6 +118,8 @@ def checked(config: ConfigDict) -> ConfigDict:
             raise RecipeError(f"config.{role}.model has no name; name a network of kdjax.models")
     if not 0 <= config.data.label_noise <= 1:
         raise RecipeError(f"config.data.label_noise is {config.data.label_noise}, wanted 0 to 1")
+    if not 0 < config.data.labelled <= 1:
+        raise RecipeError(f"config.data.labelled is {config.data.labelled}, wanted above 0 to 1")
     if not 0 <= config.data.timeout < float("inf"):
         raise RecipeError(
             f"config.data.timeout is {config.data.timeout}, wanted seconds, or 0 for none"

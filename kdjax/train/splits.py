@@ -19,6 +19,8 @@ from kdjax.train.errors import RecipeError, one_line
 
 CACHE = "teacher_logits"
 """Field of a batch with logits of the teacher that were computed once."""
+LABELLED = "labelled"
+"""Field of a batch that says whose label is known."""
 
 
 class Data(NamedTuple):
@@ -56,8 +58,9 @@ def load_data(config: ConfigDict) -> Data:
 
     try:
         with _quietly():
+            train = with_label_noise(_numbered(load(options.train)), options.label_noise)
             return Data(
-                with_label_noise(_numbered(load(options.train)), options.label_noise),
+                with_known_labels(train, options.labelled),
                 load(options.test),
                 load(options.validation) if options.validation else None,
                 load(config.teacher.train) if config.teacher.train else None,
@@ -98,6 +101,20 @@ def with_label_noise(dataset: Dataset, share: float, seed: int = 0) -> Dataset:
     )
     columns["label"] = label
     return data.from_arrays(columns, name=dataset.name, num_classes=dataset.num_classes)
+
+
+def with_known_labels(dataset: Dataset, share: float, seed: int = 0) -> Dataset:
+    """The same with a field that says whose label is known: a share, drawn evenly.
+
+    Raises:
+      RecipeError: for a data set that is not held in memory.
+    """
+    if share == 1:
+        return dataset
+    known = np.zeros(dataset.size, bool)
+    draw = np.random.default_rng(seed)
+    known[draw.permutation(dataset.size)[: max(1, round(share * dataset.size))]] = True
+    return with_column(dataset, LABELLED, known, "data.labelled")
 
 
 def _numbered(dataset: Dataset) -> Dataset:
@@ -152,7 +169,9 @@ def training_batches(
     return _Paired(batches(train, seed), batches(validation, seed + 1))
 
 
-def with_column(dataset: Dataset, name: str, values: np.ndarray) -> Dataset:
+def with_column(
+    dataset: Dataset, name: str, values: np.ndarray, wanted_by: str = "teacher.cache"
+) -> Dataset:
     """The same with one more column.
 
     Raises:
@@ -161,7 +180,7 @@ def with_column(dataset: Dataset, name: str, values: np.ndarray) -> Dataset:
     try:
         columns = {**dataset.arrays, name: values}
     except TypeError as error:
-        raise RecipeError(f"config.teacher.cache: {one_line(error)}") from error
+        raise RecipeError(f"config.{wanted_by}: {one_line(error)}") from error
     return data.from_arrays(columns, name=dataset.name, num_classes=dataset.num_classes)
 
 

@@ -14,7 +14,7 @@ from kdjax import cli
 
 ROOT = Path(__file__).parents[2]
 OURS = ("config", "data_dir", "output", "platforms", "run", "seed", "source_dir", "workdir")
-OURS += ("coordinator", "distributed", "process", "processes")
+OURS += ("coordinator", "distributed", "process", "processes", "quantize")
 TINY = str(Path(__file__).with_name("tiny_recipe.py"))
 
 

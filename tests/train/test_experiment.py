@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+import sys
 
 import jax
 import numpy as np
@@ -106,6 +107,62 @@ def test_export(run, finished, tmp_path):
 
     again = kdjax("export", f"--workdir={folder}", f"--output={output}")
     assert again.status == 2 and "exists" in again.line
+
+
+@pytest.mark.parametrize("kind", ["int8", "int8_weights"])
+@pytest.mark.parametrize("run", ["teacher", "kd"])
+def test_export_of_a_quantised_model(run, kind, finished, tmp_path):
+    folder, output = finished[0], tmp_path / "out"
+    answer = kdjax(
+        "export", f"--workdir={folder}", f"--run={run}", f"--output={output}", f"--quantize={kind}"
+    )
+    assert answer.status == 0, answer.err
+    told = json.loads((output / "model.json").read_text())
+    assert told["numbers"] == kind
+    with ocp.StandardCheckpointer() as checkpointer:
+        variables = checkpointer.restore(output / "checkpoint")
+    kept = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(variables)
+    }
+    assert all(("qvalue" in name) == (leaf.dtype == np.int8) for name, leaf in kept.items())
+    assert told["measured"]["variables_bytes"] == sum(leaf.nbytes for leaf in kept.values())
+
+    found = deploy.load(folder, run)
+    for name, leaf in kept.items():
+        if "qvalue" not in name:
+            continue
+        path, scale = name.split("/array/")[0].split("/"), kept[name.replace("qvalue", "scale")]
+        kernel = found.variables
+        for part in path:
+            kernel = kernel[part]
+        # Rounding moves a weight by at most half a step; each channel uses the whole range.
+        assert np.all(np.abs(leaf * scale - kernel) <= scale * 0.5001)
+        assert np.all(np.max(np.abs(leaf.astype(np.int32)), axis=0) >= 127)
+    images = found.experiment.data.test.arrays["image"]
+    program = jax.export.deserialize(bytearray((output / "model.stablehlo").read_bytes()))
+    exact = found.model.apply(found.variables, {"image": images})[0]["logits"]
+    error = np.max(np.abs(program.call(images) - exact)) / np.max(np.abs(exact))
+    assert 0 < error < 0.05
+    lines = (output / "report.md").read_text().splitlines()
+    assert f"| measure | {kind} | float32 |" in lines
+    sizes = next(line for line in lines if line.startswith("| variables_bytes"))
+    small, large = (float(cell) for cell in sizes.split("|")[2:4])
+    assert small < 0.5 * large
+
+
+def test_there_is_no_such_quantisation(finished, tmp_path):
+    flags = [f"--workdir={finished[0]}", f"--output={tmp_path / 'o'}", "--quantize=int4"]
+    answer = kdjax("export", *flags)
+    assert answer.status == 2 and "--quantize is 'int4'" in answer.line
+
+
+def test_quantisation_without_its_library(finished, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "qwix", None)
+    flags = [f"--workdir={finished[0]}", f"--output={tmp_path / 'o'}", "--quantize=int8"]
+    answer = kdjax("export", *flags)
+    assert answer.status == 2 and "pip install 'kdjax[quantize]'" in answer.line
+    assert not os.listdir(tmp_path)
 
 
 WRONG = {
