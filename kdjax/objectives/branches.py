@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -134,9 +134,7 @@ def sla(
 
 def lelp(
     *,
-    kernel: Any,
-    means: Any,
-    directions: Any,
+    fitted: Mapping[str, Array],
     subclass_temperature: Any = 1.0,
     temperature: Any = 1.0,
     student: str = "subclass_logits",
@@ -150,9 +148,7 @@ def lelp(
     Labels are not read; the classes of the student are `losses.merge_subclasses` of its logits.
 
     Args:
-      kernel: of the teacher's last layer, as all three arrays of `losses.fit_subclasses`.
-      means: of the embedding by class.
-      directions: of the subclasses.
+      fitted: `kernel`, `means` and `directions`, as `losses.fit_subclasses` gives them.
       subclass_temperature: `beta`, above 0.
       temperature: of the teacher's logits, above 0.
       student: the student's logits `[batch, classes · subclasses]`.
@@ -172,9 +168,7 @@ def lelp(
         target = subclasses.subclass_targets(
             context.get(teacher),
             context.get(teacher_embedding),
-            kernel=kernel,
-            means=means,
-            directions=directions,
+            **fitted,
             subclass_temperature=subclass_temperature,
             temperature=temperature,
         )

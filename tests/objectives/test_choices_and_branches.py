@@ -137,7 +137,7 @@ def test_lelp_is_least_where_the_student_has_the_subclasses():
     embedding = jax.random.normal(KEY, (BATCH, WIDTH + 3))
     kernel = jax.random.normal(KEY, (WIDTH + 3, CLASSES))
     fitted = losses.fit_subclasses(embedding, LABELS, kernel, 2)
-    objective = objectives.lelp(**fitted, subclass_temperature=0.5)
+    objective = objectives.lelp(fitted=fitted, subclass_temperature=0.5)
     target = losses.subclass_targets(TEACHER, embedding, **fitted, subclass_temperature=0.5)
 
     def loss(subclass_logits):
