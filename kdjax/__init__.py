@@ -2,7 +2,8 @@
 
     distill = kdjax.train_step(student.apply, teacher.apply, kdjax.lift(kdjax.losses.kd), optimizer)
 
-`kdjax.data`, `kdjax.evaluation` and `kdjax.train` are imported when they are first used.
+`kdjax.data`, `kdjax.evaluation`, `kdjax.plan` and `kdjax.train` are imported when they are first
+used.
 """
 
 import importlib as _importlib
@@ -13,7 +14,7 @@ from kdjax.base import Algorithm, Context, Model, Objective, Term, TrainState
 from kdjax.objectives import lift
 
 __version__ = "0.1.0"
-_LAZY = ("data", "evaluation", "train")
+_LAZY = ("data", "evaluation", "plan", "train")
 
 __all__ = [
     "Algorithm",
@@ -32,6 +33,7 @@ __all__ = [
     "models",
     "objectives",
     "parallel",
+    "plan",
     "train",
     "train_step",
 ]

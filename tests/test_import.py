@@ -20,18 +20,19 @@ HEAVY = (
 )  # fmt: skip
 LIGHT = (
     "losses", "objectives", "algorithms", "distributions", "models", "parallel", "evaluation",
-    "data",
+    "data", "plan",
 )  # fmt: skip
 ABOVE = {
     "base": set(),
     "losses": set(),
     "objectives": {"base", "losses"},
     "distributions": {"losses"},
-    "parallel": {"base"},
+    "parallel": {"base", "distributions"},
     "models": {"base", "distributions", "parallel"},
     "algorithms": {"base", "losses", "models", "objectives", "parallel"},
     "evaluation": {"base", "losses"},
     "data": {"base", "distributions"},
+    "plan": {"base", "cli", "losses", "parallel", "train"},
 }
 """What each part may import from kdjax, besides itself."""
 MAY_IMPORT_FLAX = {"models", "train"}
