@@ -40,6 +40,7 @@ __all__ = [
     "DataError",
     "Dataset",
     "Digits",
+    "Emoji",
     "FashionMnist",
     "Feature",
     "KeepSamples",
@@ -78,6 +79,10 @@ def __getattr__(name: str) -> Any:
         from kdjax.data.digits import Digits
 
         return Digits
+    if name == "Emoji":
+        from kdjax.data.emoji import Emoji
+
+        return Emoji
     if name == "FashionMnist":
         from kdjax.data.fashion_mnist import FashionMnist
 

@@ -14,7 +14,8 @@ import numpy as np
 from kdjax.data.dataset import Dataset, from_arrays
 from kdjax.data.records import data_root, open_split, prepare
 
-OWN = ("digits", "fashion_mnist")
+OWN = ("digits", "emoji", "fashion_mnist")
+FROM_FILES = ("emoji", "fashion_mnist")
 
 
 def load(
@@ -27,7 +28,7 @@ def load(
 ) -> Dataset:
     """Loads one split of a dataset, preparing it on disk first if that was not done yet.
 
-    `'digits'` and `'fashion_mnist'` are kdjax's own builders; any other name is
+    `'digits'`, `'emoji'` and `'fashion_mnist'` are kdjax's own builders; any other name is
     tensorflow-datasets'. Nothing here imports TensorFlow, though to prepare some of
     tensorflow-datasets' own may need it.
 
@@ -37,8 +38,8 @@ def load(
       split: in tensorflow-datasets' syntax: `'train'`, `'test'`, `'train[:90%]'`.
       data_dir: folder of prepared datasets; by default that of the environment variable
         `KDJAX_DATA_DIR`, then `~/tensorflow_datasets`.
-      source_dir: folder of the original files, for `'fashion_mnist'` only (see `FashionMnist`).
-        Not looked at once the dataset is prepared in `data_dir`.
+      source_dir: folder of the original files, for `'emoji'` and `'fashion_mnist'` (see `Emoji` and
+        `FashionMnist`). Not looked at once the dataset is prepared in `data_dir`.
       memory_limit: bytes up to which the columns are held in memory; a larger dataset is read from
         disk batch by batch.
 
@@ -49,10 +50,10 @@ def load(
       ValueError: no dataset or split of that name, or features that cannot be stacked.
       DataError: files are missing or damaged; the message says which and what to do.
     """
-    if source_dir is not None and name != "fashion_mnist":
+    if source_dir is not None and name not in FROM_FILES:
         raise ValueError(
-            f"source_dir: got {os.fspath(source_dir)!r} for {name!r}, but only 'fashion_mnist' "
-            "reads one"
+            f"source_dir: got {os.fspath(source_dir)!r} for {name!r}, but only "
+            f"{' and '.join(map(repr, FROM_FILES))} read one"
         )
     root = data_root(data_dir)
     folder = root / (f"kdjax_{name}" if name in OWN else _base_name(name))
@@ -75,6 +76,10 @@ def _builder(name: str, root: Path, source_dir: str | os.PathLike[str] | None) -
         from kdjax.data.digits import Digits
 
         return Digits(**options)
+    if name == "emoji":
+        from kdjax.data.emoji import Emoji
+
+        return Emoji(source_dir=source_dir, **options)
     if name == "fashion_mnist":
         from kdjax.data.fashion_mnist import FashionMnist
 
