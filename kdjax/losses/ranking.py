@@ -18,7 +18,7 @@ def pld(
     labels: Labels,
     *,
     temperature: Any = 1.0,
-    weights: str = "teacher",
+    rank_weights: str = "teacher",
     where: Mask | None = None,
 ) -> PerExample:
     """Plackett-Luce distillation: the likelihood of the label, then of the teacher's ranking.
@@ -33,7 +33,7 @@ def pld(
       teacher_logits: the same shape, a constant.
       labels: as for `cross_entropy`; of probabilities, the most likely class counts.
       temperature: of the weights `a` alone, above 0. The paper takes 1 (ImageNet) and 4 (CIFAR).
-      weights: `'teacher'`, or `'uniform'` for a weight of 1 at every rank (ListMLE).
+      rank_weights: `'teacher'`, or `'uniform'` for a weight of 1 at every rank (ListMLE).
       where: classes or rows that exist, broadcast against the logits.
 
     Returns:
@@ -41,7 +41,7 @@ def pld(
 
     Raises:
       ValueError: if the shapes differ, the temperature is not positive, labels are out of range or
-        the weights are not known.
+        rank_weights is not known.
 
     Example:
       >>> student, teacher = jnp.array([[2.0, 1.0, 0.0]]), jnp.array([[0.0, 3.0, 1.0]])
@@ -52,13 +52,13 @@ def pld(
       Bassam et al., PLD: A Choice-Theoretic List-Wise Knowledge Distillation, arXiv:2506.12542.
     """
     numerics.check_pair(student_logits, teacher_logits, ("student_logits", "teacher_logits"))
-    if weights not in ("teacher", "uniform"):
-        raise ValueError(f"weights is {weights!r}, wanted 'teacher' or 'uniform'")
+    if rank_weights not in ("teacher", "uniform"):
+        raise ValueError(f"rank_weights is {rank_weights!r}, wanted 'teacher' or 'uniform'")
     teacher_logits = jax.lax.stop_gradient(teacher_logits)
     log_q = numerics.log_probabilities(student_logits, where=where)
     log_p = numerics.log_probabilities(teacher_logits, temperature=temperature, where=where)
     exists = jnp.broadcast_to(True if where is None else where, log_p.shape)
-    share = jnp.exp(log_p) if weights == "teacher" else exists.astype(log_p.dtype)
+    share = jnp.exp(log_p) if rank_weights == "teacher" else exists.astype(log_p.dtype)
     order = label_first(log_p, labels, where=where)
     log_q, share = (jnp.take_along_axis(x, order, axis=-1) for x in (log_q, share))
     remaining = jax.lax.cumlogsumexp(log_q, axis=log_q.ndim - 1, reverse=True)

@@ -18,22 +18,15 @@ import kdjax
 from kdjax import losses, models, objectives, parallel
 from kdjax.base import Algorithm, Model, Variables
 from kdjax.data import Dataset
-from kdjax.train import augmentation, loop, measuring, processes, recipe, schema, workdir
+from kdjax.train import augmentation, lineage, loop, measuring, processes, recipe, schema, workdir
 from kdjax.train.arms import TEACHER, Arm, arms_of
 from kdjax.train.checkpoints import read_variables
 from kdjax.train.errors import CheckpointError, RecipeError, one_line
+from kdjax.train.lineage import Frozen
 from kdjax.train.report import write_report
 from kdjax.train.results import RunResult, read_result
-from kdjax.train.splits import CACHE, Data, load_data, training_batches, with_column
+from kdjax.train.splits import CACHE, LABELLED, Data, load_data, training_batches, with_column
 from kdjax.train.stopping import Stop, stop_on_signals
-
-
-class Frozen(NamedTuple):
-    """A trained teacher."""
-
-    model: Model
-    variables: Variables
-    members: int
 
 
 class Job(NamedTuple):
@@ -50,6 +43,7 @@ class Job(NamedTuple):
       description: of the objective, in words.
       shown: the model in words.
       frozen: variables of the frozen teachers.
+      start: variables that players start from, by name.
       validation: a second source of batches.
       main_player: the player whose metrics count, where several play.
     """
@@ -64,6 +58,7 @@ class Job(NamedTuple):
     description: str
     shown: str
     frozen: Mapping[str, Any] = {}
+    start: Mapping[str, Variables] | None = None
     validation: Dataset | None = None
     main_player: str = ""
 
@@ -128,17 +123,39 @@ class Experiment:
     @functools.cached_property
     def teacher_model(self) -> Model:
         """The teacher's network, one member's if it is a committee."""
-        return self._model(TEACHER, self.config.teacher.num_classes or self.data.train.num_classes)
+        classes = self.config.teacher.num_classes or self.data.train.num_classes
+        arms = [arm.options for arm in self.arms.values() if not arm.taught_by]
+        taps = recipe.wanted_taps(arms)[TEACHER]
+        facts = {"num_classes": classes}
+        return recipe.build_model("teacher.model", self.config.teacher.model, facts, taps)
 
-    @functools.cached_property
-    def student_model(self) -> Model:
-        """The student's network."""
-        return self._model("student", self.data.train.num_classes)
+    def model_of(self, name: str) -> Model:
+        """The network of a run; arms without one of their own share the student's."""
+        if name == TEACHER:
+            return self.teacher_model
+        arm = self.arms[name]
+        own = bool(arm.options.get("model"))
+        alike = [arm] if own else [a for a in self.arms.values() if not a.options.get("model")]
+        pupils = [a.options for a in self.arms.values() if name in a.taught_by]
+        taps = recipe.wanted_taps(a.options for a in alike)["student"]
+        taps = tuple(dict.fromkeys([*taps, *recipe.wanted_taps(pupils)[TEACHER]]))
+        key = "model", name if own else "", taps
+        if key not in self._made:
+            section = f"{arm.section}.model" if own else "student.model"
+            facts = {"num_classes": self.data.train.num_classes}
+            self._made[key] = recipe.build_model(section, self.network_of(name), facts, taps)
+        return self._made[key]
+
+    def network_of(self, name: str) -> Mapping[str, Any]:
+        """What the config says of a run's network."""
+        if name == TEACHER:
+            return self.config.teacher.model
+        return self.arms[name].options.get("model") or self.config.student.model
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether any arm has a teacher."""
-        return any(arm.needs_teacher for arm in self.arms.values())
+        """Whether any arm has the recipe's teacher."""
+        return any(arm.uses_the_teacher for arm in self.arms.values())
 
     @property
     def eval_batch_size(self) -> int:
@@ -161,11 +178,11 @@ class Experiment:
             try:
                 algorithm, batch, frozen = self.step_of(name)
 
-                def trace(algorithm=algorithm, batch=batch, frozen=frozen):
-                    state = algorithm.init(jax.random.key(0), batch, frozen)
+                def trace(frozen, start, algorithm=algorithm, batch=batch):
+                    state = algorithm.init(jax.random.key(0), batch, frozen, start)
                     return algorithm.step(state, batch, frozen)
 
-                jax.eval_shape(trace)
+                jax.eval_shape(trace, frozen, lineage.start(arm, self._abstract))
             except RecipeError:
                 raise
             except (ValueError, TypeError, KeyError) as error:
@@ -175,9 +192,10 @@ class Experiment:
 
     def step_of(self, name: str) -> tuple[Algorithm, dict[str, Any], dict[str, Variables]]:
         """An arm's algorithm, a batch of its shapes, and the shapes of its frozen variables."""
-        arm, teacher = self.arms[name], self._abstract_teacher
+        arm = self.arms[name]
+        teacher = lineage.guide(arm, self._abstract_teacher, self._abstract)
         batch = self._example_batch(self.data.train, arm, teacher)
-        return self._algorithm(arm, teacher), batch, self._frozen(arm, teacher)
+        return self._algorithm(arm, teacher, None), batch, self._frozen(arm, teacher)
 
     def trained(self, name: str, seed: int) -> tuple[Model, Variables]:
         """Model and variables of a run, as its result was measured with.
@@ -186,7 +204,7 @@ class Experiment:
           FileNotFoundError: it has no checkpoint.
           RecipeError: the checkpoint cannot be read, or is of another model.
         """
-        model = self.teacher_model if name == TEACHER else self.student_model
+        model = self.model_of(name)
         metric, folder = self._best, self.folder(name, seed)
         if name == TEACHER and self.config.teacher.checkpoint:
             metric, folder = None, Path(self.config.teacher.checkpoint).expanduser()
@@ -239,17 +257,16 @@ class Experiment:
             return None
 
     def _committee(self, members: list[Variables]) -> Frozen:
-        model = self.teacher_model
-        if len(members) == 1:
-            return Frozen(model, members[0], 1)
-        named = {str(index): variables for index, variables in enumerate(members)}
-        return Frozen(models.ensemble([model] * len(members)), named, len(members))
+        return lineage.together([self.teacher_model] * len(members), members)
+
+    def _abstract(self, name: str) -> tuple[Model, Variables]:
+        """Model of a run, and the shapes of its variables."""
+        model = self.model_of(name)
+        return model, jax.eval_shape(model.init, jax.random.key(0), self._rows(self.data.train))
 
     @functools.cached_property
     def _abstract_teacher(self) -> Frozen:
-        batch = self._rows(self.data.train)
-        shapes = jax.eval_shape(self.teacher_model.init, jax.random.key(0), batch)
-        return self._committee([shapes] * self.config.teacher.members)
+        return self._committee([self._abstract(TEACHER)[1]] * self.config.teacher.members)
 
     def _check_teacher(self) -> None:
         """Builds what the teacher is trained with, or looks whether it can be loaded."""
@@ -303,33 +320,53 @@ class Experiment:
     # The student.
 
     def student(self, name: str, seed: int, teacher: Frozen | None) -> None:
-        """Trains the student in one way with one seed, and evaluates it."""
+        """Trains the student in one way with one seed, and evaluates it.
+
+        The runs that it builds on are trained before.
+        """
+        for other in self.arms[name].after:
+            self.student(other, seed, teacher)
         if not self._finished(name, seed):
             self._train(self.job(name, seed, teacher), teacher)
 
     def job(self, name: str, seed: int, teacher: Frozen | None) -> Job:
         """What it takes to train the student in one way with one seed."""
         arm = self.arms[name]
+        find = functools.partial(self.trained, seed=seed)
+        teacher = lineage.guide(arm, teacher, find)
+        # What is fitted to a run of this seed is a constant of this seed's step.
+        key = f"{name}/{seed}" if arm.after and lineage.fitted_options(arm) else name
         return Job(
             name,
             seed,
-            self._compiled(name, lambda: self._algorithm(arm, teacher)),
-            self.student_model,
-            self._training_data(arm, teacher),
+            self._compiled(key, lambda: self._algorithm(arm, teacher, seed)),
+            self.model_of(name),
+            self._training_data(arm, teacher, seed),
             self._facts(self.config.student)["total_steps"],
-            jax.random.key(seed),
+            # A student is not to start as its teacher did.
+            jax.random.key(seed + 10_000 * lineage.generation(arm, self.arms)),
             description=recipe.describe(arm.options),
-            shown=recipe.describe(self.config.student.model),
+            shown=recipe.describe(self.network_of(name)),
             frozen=self._frozen(arm, teacher),
+            start=lineage.start(arm, find),
             validation=self.data.validation if arm.wants_validation else None,
             main_player=arm.main_player,
         )
 
-    def _algorithm(self, arm: Arm, teacher: Frozen | None) -> Algorithm:
+    def _algorithm(self, arm: Arm, teacher: Frozen | None, seed: int | None) -> Algorithm:
+        """The algorithm of an arm; for no seed one to take shapes from."""
         facts = self._facts(self.config.student)
+        if self.config.data.get("labelled", 1.0) < 1:
+            facts[LABELLED] = LABELLED
         if teacher is not None and teacher.members > 1:
-            facts["committee"] = [self.teacher_model] * teacher.members
+            own = [self.model_of(name) for name in arm.taught_by]
+            facts["committee"] = own or [self.teacher_model] * teacher.members
             facts["members"] = teacher.members
+        abstract = seed is None
+        find = self._abstract if abstract else functools.partial(self.trained, seed=seed)
+        chosen = lineage.fitted(
+            arm, teacher, find, self.data, self.eval_batch_size, abstract=abstract
+        )
         optimizer = recipe.build_optimizer(
             "student.optimizer", self.config.student.optimizer, facts["total_steps"]
         )
@@ -343,7 +380,7 @@ class Experiment:
         if not arm.wants_validation:
             options["microbatches"] = self.config.microbatches
         return recipe.build_algorithm(
-            arm.section, arm.options, self.student_model, guide, optimizer, facts, **options
+            arm.section, chosen, self.model_of(arm.name), guide, optimizer, facts, **options
         )
 
     def _augment(self, arm: Arm) -> tuple[str, Any]:
@@ -362,10 +399,11 @@ class Experiment:
             return {}
         return {"teacher": teacher.variables}
 
-    def _training_data(self, arm: Arm, teacher: Frozen | None) -> Dataset:
+    def _training_data(self, arm: Arm, teacher: Frozen | None, seed: int) -> Dataset:
         if teacher is None or not self._cached(arm):
             return self.data.train
-        return self._with_teacher_logits(teacher)
+        whose = (arm.taught_by, seed) if arm.taught_by else ()
+        return self._with_teacher_logits(teacher, whose)
 
     # Both.
 
@@ -388,7 +426,7 @@ class Experiment:
             batch["validation"] = self._rows(job.validation)
         outcome = loop.fit(
             job.algorithm,
-            job.algorithm.init(job.key, processes.own_rows(batch), job.frozen),
+            job.algorithm.init(job.key, processes.own_rows(batch), job.frozen, job.start),
             training_batches(job.train, job.validation, batch_size, seed),
             self._budget(job),
             self.folder(job.name, job.seed),
@@ -443,11 +481,6 @@ class Experiment:
     def _write_result(self, result: RunResult) -> None:
         if processes.is_main():
             result.write(self.folder(result.run, result.seed) / "result.json")
-
-    def _model(self, role: str, classes: int) -> Model:
-        taps = recipe.wanted_taps(arm.options for arm in self.arms.values())[role]
-        options = self.config[role].model
-        return recipe.build_model(f"{role}.model", options, {"num_classes": classes}, taps)
 
     def _rows(self, dataset: Dataset) -> dict[str, Any]:
         """A batch of a data set, to take shapes from."""
@@ -536,16 +569,17 @@ class Experiment:
         evaluator = self._made[key]
         return lambda state: evaluator(state.players["student"].variables)
 
-    def _with_teacher_logits(self, teacher: Frozen) -> Dataset:
-        if CACHE in self.data.train.features:
+    def _with_teacher_logits(self, teacher: Frozen, whose: tuple[Any, ...]) -> Dataset:
+        if CACHE in self.data.train.features and not whose:
             return self.data.train
-        if CACHE not in self._made:
+        key = CACHE, *whose
+        if key not in self._made:
             train = self.data.train
             logits = measuring.predict(
                 teacher.model, teacher.variables, train, self.eval_batch_size
             )
-            self._made[CACHE] = with_column(train, CACHE, logits)
-        return self._made[CACHE]
+            self._made[key] = with_column(train, CACHE, logits)
+        return self._made[key]
 
     def _teacher_test_logits(self, teacher: Frozen) -> np.ndarray:
         if CACHE in self.data.test.features:

@@ -25,21 +25,26 @@ class Known(NamedTuple):
     Attributes:
       answers: `logits` and `embedding` on the training set.
       label: of the training set, `[size]`.
-      kernel: of the last layer, `[width, classes]`.
-      bias: of the last layer.
+      head: `kernel` `[width, classes]` and `bias` of the last layer; `None` of a committee.
       held_out: `embedding` and `label` of the validation split, if there is one.
     """
 
     answers: Mapping[str, jax.Array]
     label: jax.Array
-    kernel: jax.Array
-    bias: jax.Array
+    head: Mapping[str, jax.Array] | None
     held_out: Mapping[str, jax.Array] | None = None
 
     @property
     def num_classes(self) -> int:
-        """Width of the last layer."""
-        return self.kernel.shape[-1]
+        """Width of the logits."""
+        return self.answers["logits"].shape[-1]
+
+    @property
+    def layer(self) -> dict[str, jax.Array]:
+        """The last layer."""
+        if self.head is None:
+            raise ValueError("a committee has no single last layer; wanted one teacher")
+        return {name: jnp.asarray(value) for name, value in self.head.items()}
 
 
 def class_centers(known: Known) -> jax.Array:
@@ -56,7 +61,7 @@ def class_means(known: Known) -> jax.Array:
 def subclasses(known: Known, *, subclasses: int = 4) -> dict[str, jax.Array]:
     """What `lelp` needs."""
     embedding = known.answers["embedding"]
-    return losses.fit_subclasses(embedding, known.label, known.kernel, subclasses)
+    return losses.fit_subclasses(embedding, known.label, known.layer["kernel"], subclasses)
 
 
 def parc(known: Known, *, power: float = 1.0, probe: int = 500) -> jax.Array:
@@ -74,16 +79,15 @@ def influence(
     The influence is that of the last layer alone, which is softmax regression on the embedding.
     """
     if known.held_out is None:
-        raise RecipeError("config.data.validation is empty; influence wants a validation split")
+        raise ValueError("wanted a validation split, name one in config.data.validation")
 
     def loss(params: Any, batch: Mapping[str, jax.Array]) -> jax.Array:
         logits = batch["embedding"] @ params["kernel"] + params["bias"]
         return losses.cross_entropy(logits, batch["label"])
 
     train = {"embedding": known.answers["embedding"], "label": known.label}
-    params = {"kernel": known.kernel, "bias": known.bias}
     found = algorithms.influence(
-        loss, params, train, known.held_out, damping=damping, iterations=100
+        loss, known.layer, train, known.held_out, damping=damping, iterations=100
     )
     return by_example(losses.influence_weights(found, temperature=temperature))
 
@@ -93,6 +97,8 @@ def by_example(values: jax.Array) -> Callable[[Context], jax.Array]:
     return lambda context: values[context.batch["id"]]
 
 
+OF_THE_START = ("influence",)
+"""Fits to the run that a student starts from, rather than to its teacher."""
 FITS = {fit.__name__: fit for fit in (class_centers, class_means, influence, parc, subclasses)}
 
 

@@ -17,12 +17,20 @@ from kdjax.data import Dataset
 
 def predict(model: Model, variables: Variables, dataset: Dataset, batch_size: int) -> np.ndarray:
     """Logits of a whole data set, in its order, `[size, …, classes]`."""
-    apply = _logits_of(model)
+    return answers(model, variables, dataset, batch_size, ("logits",))["logits"]
+
+
+def answers(
+    model: Model, variables: Variables, dataset: Dataset, batch_size: int, names: tuple[str, ...]
+) -> dict[str, np.ndarray]:
+    """Signals of a whole data set, in its order, `[size, …]`."""
+    apply = _signals_of(model, names)
     parts = []
     for batch in data.prefetch_to_device(data.eval_batches(dataset, batch_size)):
         mask = np.asarray(batch.pop("mask"))
-        parts.append(np.asarray(apply(variables, batch), np.float32)[mask])
-    return np.concatenate(parts)
+        given = apply(variables, batch)
+        parts.append({name: np.asarray(given[name], np.float32)[mask] for name in names})
+    return {name: np.concatenate([part[name] for part in parts]) for name in names}
 
 
 def labels_of(dataset: Dataset, batch_size: int) -> np.ndarray:
@@ -85,5 +93,9 @@ def evaluator_of(
 
 
 @functools.lru_cache(maxsize=4)
-def _logits_of(model: Model) -> Callable[..., jax.Array]:
-    return jax.jit(lambda variables, batch: model.apply(variables, batch)[0]["logits"])
+def _signals_of(model: Model, names: tuple[str, ...]) -> Callable[..., dict[str, jax.Array]]:
+    def chosen(variables: Variables, batch: Any) -> dict[str, jax.Array]:
+        signals = model.apply(variables, batch)[0]
+        return {name: signals[name] for name in names}
+
+    return jax.jit(chosen)

@@ -21,7 +21,7 @@ from kdjax.train.schemes import SCHEMES, Request
 LIFT_OPTIONS = ("student", "teacher", "labels", "where", "weights")
 ARM_OPTIONS = ("name", "algorithm", "weight", "label_weight", "projector", "smoothing", "augment")
 ARM_OPTIONS += ("model", "taught_by", "starts_from")
-WRAPPERS = ("heads", "subclasses", "label_noise", "precision")
+WRAPPERS = ("heads", "combine", "subclasses", "label_noise", "precision")
 """What a network may have around it."""
 
 Options = Mapping[str, Any]
@@ -40,8 +40,9 @@ def check_keys(section: str, given: Iterable[str], known: Iterable[str]) -> None
 def build_model(section: str, options: Options, facts: Facts, taps: tuple[str, ...] = ()) -> Model:
     """A network of the zoo, `{'name': 'mixer', 'width': 64}`, for the data set's classes.
 
-    Around it may stand `heads` (width by name), `subclasses` of each class (their logits are the
-    signal `subclass_logits`), `label_noise` (it sees labels with that much noise), `precision`.
+    Around it may stand `heads` (width by name), `combine` (two heads that answer together),
+    `subclasses` of each class (their logits are the signal `subclass_logits`), `label_noise` (it
+    sees labels with that much noise), `precision`.
     """
     model = models.from_linen(build_network(section, options, facts), taps=taps)
     classes, heads = facts["num_classes"], _plain(options.get("heads") or {})
@@ -53,6 +54,11 @@ def build_model(section: str, options: Options, facts: Facts, taps: tuple[str, .
     if split:
         model = models.with_signals(
             model, logits=lambda signals: losses.merge_subclasses(signals["subclass_logits"], split)
+        )
+    if options.get("combine"):
+        first, second = options["combine"]
+        model = models.with_signals(
+            model, logits=lambda signals: losses.combine_heads(signals[first], signals[second])
         )
     if options.get("label_noise") is not None:
         model = models.label_assisted(model, classes, noise=options["label_noise"])
@@ -229,7 +235,7 @@ def wanted_taps(arms: Iterable[Options]) -> dict[str, tuple[str, ...]]:
 def reads_only_logits(arms: Iterable[Options]) -> bool:
     """Whether every arm can do with the teacher's logits alone."""
     return all(
-        signal.rpartition(":")[2] == "logits" for arm in arms for signal in _teacher_signals(arm)
+        signal.rpartition(":")[2] == "logits" for arm in arms for signal in teacher_signals(arm)
     )
 
 
@@ -241,7 +247,7 @@ def reads_teacher(name: str) -> bool:
     return any(key.startswith("teacher") for key in inspect.signature(made).parameters)
 
 
-def _teacher_signals(arm: Options) -> tuple[str, ...]:
+def teacher_signals(arm: Options) -> tuple[str, ...]:
     """The signals of the teacher that an arm reads, those that it does not name included."""
     parameters = inspect.signature(_factory(arm.get("name", "")) or kdjax.lift).parameters
     read = [arm.get(name, p.default) for name, p in parameters.items() if "teacher" in name]

@@ -31,7 +31,8 @@ def default() -> ConfigDict:
         `validation` (empty for none) and `test`, `batch_size`, `eval_batch_size`, `data_dir`,
         `source_dir`, `label_noise` (share of the training labels replaced by another class),
         `labelled` (share of the training examples whose label is known: below 1 a batch has the
-        field `labelled`, and `label_weight` counts such examples alone), `timeout` (seconds after which a batch that does not arrive ends the job, 0 for none).
+        field `labelled`, and `label_weight` counts such examples alone), `timeout` (seconds after
+        which a batch that does not arrive ends the job, 0 for none).
       teacher: `model` (a network of `kdjax.models` with its options), `epochs`, `optimizer`,
         `augment`, `label_smoothing`, `seed`, `members` (a committee if above 1), `train` (a split
         of its own, with clean labels; empty for the student's), `cache` (compute its logits

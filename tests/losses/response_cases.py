@@ -171,7 +171,7 @@ CASES = {
     "pld": Case(ranking.pld, pld),
     "pld_options": _with(ranking.pld, pld, temperature=4.0),
     "pld_uniform": Case(
-        functools.partial(ranking.pld, weights="uniform"), functools.partial(pld, uniform=True)
+        functools.partial(ranking.pld, rank_weights="uniform"), functools.partial(pld, uniform=True)
     ),
     "binary_kl": Case(binary.binary_kl, binary_kl, True),
     "binary_kl_options": _with(binary.binary_kl, binary_kl, True, temperature=1.5),

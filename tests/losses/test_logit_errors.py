@@ -119,8 +119,8 @@ def test_types_are_checked():
 
 
 def test_options_of_responses_are_checked():
-    with pytest.raises(ValueError, match="weights is 'even', wanted 'teacher' or 'uniform'"):
-        ranking.pld(X, X, Y, weights="even")
+    with pytest.raises(ValueError, match="rank_weights is 'even', wanted 'teacher' or 'uniform'"):
+        ranking.pld(X, X, Y, rank_weights="even")
     with pytest.raises(ValueError, match="reduction is 'max', wanted 'mean' or 'sum'"):
         transport.sinkhorn_kd(X, X, reduction="max")
     with pytest.raises(ValueError, match="iterations is 0, wanted a number above 0"):
