@@ -22,6 +22,7 @@ KINDS = {
     "teachers": "Teachers and players",
     "weights": "Weights and stages",
     "distributions": "Vocabularies",
+    "evaluation": "Fidelity",
 }
 INTRODUCTION = """\
 # Methods

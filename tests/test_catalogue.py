@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from kdjax import algorithms, losses, objectives
+from kdjax.train import fits
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = {
@@ -86,7 +87,9 @@ def test_the_recipe_exists_and_is_of_this_method(method):
     recipe = importlib.import_module(method.recipe.removesuffix(".py").replace("/", "."))
     config, name = recipe.get_config(), method.function.rpartition(".")[2]
     arms = [config.objective, *config.baselines.values()]
-    assert name == "distill" or name in {a.get(key) for a in arms for key in ("algorithm", "name")}
+    named = {a.get(key) for a in arms for key in ("algorithm", "name")}
+    named |= {v["fit"] for a in arms for v in a.to_dict().values() if fits.is_fit(v)}
+    assert name == "distill" or name in named
 
 
 def test_every_kind_has_a_heading():

@@ -22,6 +22,7 @@ from kdjax.objectives.learned_weights import geometry_weighted_kd, share_network
 from kdjax.objectives.lift import lift, reduce
 from kdjax.objectives.masks import mask_network
 from kdjax.objectives.memory import crd, crd_step, draw_others, info_nce
+from kdjax.objectives.pretraining import sim_clr
 from kdjax.objectives.projected import projected
 from kdjax.objectives.self_targets import uskd
 from kdjax.objectives.teachers import (
@@ -66,6 +67,7 @@ __all__ = [
     "routed_kd",
     "selected_kd",
     "share_network",
+    "sim_clr",
     "sla",
     "stages",
     "taid",

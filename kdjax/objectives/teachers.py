@@ -35,7 +35,8 @@ def ensemble_kd(
       An objective with the term `ensemble_kd`.
 
     References:
-      Shen and Savvides, MEAL V2, arXiv:2009.08453.
+      Shen and Savvides, MEAL V2, arXiv:2009.08453. With `weights` of `losses.source_weights` it is
+      DistillWeighted, arXiv:2304.12314.
     """
 
     def loss(student_logits, teacher_logits):

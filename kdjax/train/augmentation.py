@@ -28,13 +28,23 @@ NAMES = (
 def build(section: str, options: Mapping[str, Any], facts: Mapping[str, Any]) -> Any:
     """`{'random_shift': {'max_shift': 1}, 'mixup': {'alpha': 0.2}}`, in that order, if any.
 
-    Teacher and student see the same view. Integer images are first divided by 255, as the models
-    do, so that a view of another type keeps their range.
+    Teacher and student see the same view; `{'separate_views': {'student': {…}, 'teacher': {…}}}`
+    adds a second one, `teacher_image`. Integer images are first divided by 255, as the models do,
+    so that a view of another type keeps their range.
     """
+    made = _made(section, options or {}, facts)
+    return data.compose(_unit_range, *made) if made else None
+
+
+def _made(section: str, options: Mapping[str, Any], facts: Mapping[str, Any]) -> list[Any]:
     made = []
-    for name, given in (options or {}).items():
+    for name, given in options.items():
+        if name == "separate_views":
+            made.append(_two_views(f"{section}.{name}", given, facts))
+            continue
         if name not in NAMES:
-            raise RecipeError(f"config.{section} has no {name!r}{nearest(name, NAMES)}")
+            known = [*NAMES, "separate_views"]
+            raise RecipeError(f"config.{section} has no {name!r}{nearest(name, known)}")
         maker = getattr(data, name)
         given = dict(given)
         if "num_classes" in inspect.signature(maker).parameters:
@@ -43,7 +53,16 @@ def build(section: str, options: Mapping[str, Any], facts: Mapping[str, Any]) ->
             made.append(maker(**given))
         except (TypeError, ValueError) as error:
             raise RecipeError(f"config.{section}.{name}: {' '.join(str(error).split())}") from error
-    return data.compose(_unit_range, *made) if made else None
+    return made
+
+
+def _two_views(section: str, given: Mapping[str, Any], facts: Mapping[str, Any]) -> Any:
+    """`{'student': {…}, 'teacher': {…}}`: `image` and `teacher_image`, drawn apart."""
+    sides = ("student", "teacher")
+    if set(given) != set(sides):
+        raise RecipeError(f"config.{section} has {sorted(given)}, wanted student and teacher")
+    views = [data.compose(*_made(f"{section}.{side}", given[side], facts)) for side in sides]
+    return data.separate_views(*views)
 
 
 def _unit_range(key: Key, batch: Batch) -> Batch:

@@ -150,6 +150,28 @@ def test_lelp_is_least_where_the_student_has_the_subclasses():
     np.testing.assert_allclose(jax.grad(loss)(target), 0, atol=1e-6)
 
 
+def test_sim_clr_compares_the_projections_of_two_views():
+    images, other = jax.random.normal(KEY, (2, BATCH, WIDTH))
+
+    def network(batch):
+        return {"embedding": jnp.tanh(batch["image"])}
+
+    here = context({"student": network}, embedding=jnp.tanh(images))
+    here = here._replace(batch={**here.batch, "image": images, "teacher_image": other})
+    objective = objectives.sim_clr(temperature=0.2, hidden=6, width=3)
+    variables = objective.init(KEY, here)
+    terms, _ = objective.apply(variables, here)
+    params = variables.params
+    views = [
+        jax.nn.relu(jnp.tanh(x) @ params["kernel_0"] + params["bias_0"]) @ params["kernel_1"]
+        + params["bias_1"]
+        for x in (images, other)
+    ]
+    wanted = losses.sim_clr(jnp.stack(views, axis=1), temperature=0.2).mean()
+    np.testing.assert_allclose(terms["sim_clr"].mean, wanted, rtol=1e-5)
+    assert objective.coupled
+
+
 IMAGES = jnp.arange(2 * 5 * 5, dtype=jnp.float32).reshape(2, 5, 5, 1)
 
 
