@@ -39,7 +39,7 @@ def get_config():
         },
     }  # fmt: skip
     config.steps = 100_000
-    config.mesh = {"data": 1, "fsdp": -1, "tensor": 1}
+    config.mesh = {"data": 4, "fsdp": -1, "tensor": 1}  # docs/plan.md says why
     return config
 
 

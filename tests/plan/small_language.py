@@ -16,4 +16,5 @@ def get_config():
     config.data = {"batch_size": 8, "length": 128}
     config.teacher.model = {"width": 256, "depth": 3, "heads": 4, "kv_heads": 2, "hidden": 512}
     config.student.model = {"width": 128, "depth": 2, "heads": 2, "kv_heads": 1, "hidden": 256}
+    config.mesh = {"data": 1, "fsdp": -1, "tensor": 1}
     return config
