@@ -17,7 +17,7 @@ import numpy as np
 
 from kdjax.base import Model, Variables
 from kdjax.losses.numerics import nearest
-from kdjax.train import quantization
+from kdjax.train import quantization, recipe
 from kdjax.train import workdir as workdirs
 from kdjax.train.arms import TEACHER, arms_of
 from kdjax.train.errors import RecipeError, one_line
@@ -202,12 +202,15 @@ def _exported(numbers: str, found: Trained, platforms: tuple[str, ...]) -> Expor
 
 def _quantized(found: Trained, kind: str) -> Trained:
     experiment = found.experiment
+    network = experiment.network_of(found.name)
+    if around := sorted(set(network) & set(recipe.WRAPPERS) - {"precision"}):
+        raise RecipeError(f"{found.name} has {', '.join(around)}; only plain networks become int8")
     role = "teacher" if found.name == TEACHER else "student"
     batch = {"image": jnp.asarray(experiment.data.test.take(np.arange(1))["image"])}
     classes = experiment.config.teacher.num_classes if role == "teacher" else 0
     facts = {"num_classes": classes or experiment.data.train.num_classes}
     model, variables = quantization.quantize(
-        f"{role}.model", experiment.config[role].model, facts, found.variables, batch, kind
+        f"{role}.model", network, facts, found.variables, batch, kind
     )
     return found._replace(model=model, variables=variables)
 
@@ -231,13 +234,12 @@ def _write(exported: list[Exported], folder: Path) -> None:
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(folder / "checkpoint", quantization.as_nested(dict(found.variables)))
     write_atomic(folder / "model.stablehlo", binary)
-    role = "teacher" if found.name == TEACHER else "student"
     write_json_atomic(
         folder / "model.json",
         {
             "run": found.name,
             "seed": found.seed,
-            "model": found.experiment.config[role].model.to_dict(),
+            "model": found.experiment.network_of(found.name),
             "numbers": numbers,
             "measured": facts,
             "input": _described(program.in_avals[0]),

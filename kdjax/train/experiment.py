@@ -146,11 +146,11 @@ class Experiment:
             self._made[key] = recipe.build_model(section, self.network_of(name), facts, taps)
         return self._made[key]
 
-    def network_of(self, name: str) -> Mapping[str, Any]:
+    def network_of(self, name: str) -> dict[str, Any]:
         """What the config says of a run's network."""
         if name == TEACHER:
-            return self.config.teacher.model
-        return self.arms[name].options.get("model") or self.config.student.model
+            return self.config.teacher.model.to_dict()
+        return self.arms[name].options.get("model") or self.config.student.model.to_dict()
 
     @property
     def needs_teacher(self) -> bool:
