@@ -81,7 +81,8 @@ def _searched(path: str, config: Any, where: Topology, sizes: Mapping[str, int],
     """The plan of the largest batch that fits; of the smallest if none does."""
     if where.chip is None:
         raise ValueError(f"search wants a chip to fit, and topology is {where.name!r}")
-    start = batch_shards(make_mesh(**sizes, devices=where.devices))
+    shards = batch_shards(make_mesh(**sizes, devices=where.devices))
+    start = max(config.data.batch_size // shards, 1) * shards
     plans: dict[int, Plan] = {}
 
     def fits(size: int) -> bool:
@@ -90,8 +91,8 @@ def _searched(path: str, config: Any, where: Topology, sizes: Mapping[str, int],
         print(_tried(plans[size]))
         return bool(plans[size].fits)
 
-    best = largest_batch(fits, start, how=how)
-    return plans[start if best is None else best]
+    best = largest_batch(fits, start, multiple=shards, how=how)
+    return plans[shards if best is None else best]
 
 
 def _tried(found: Plan) -> str:

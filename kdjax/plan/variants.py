@@ -60,41 +60,46 @@ def mesh_sizes(given: Mapping[str, int]) -> dict[str, int]:
 
 
 def largest_batch(
-    fits: Callable[[int], bool], start: int, *, how: str = "powers", limit: int = 2**20
+    fits: Callable[[int], bool],
+    start: int,
+    *,
+    multiple: int = 1,
+    how: str = "powers",
+    limit: int = 2**20,
 ) -> int | None:
     """The largest batch size that fits, by trying; larger batches are taken to need more.
 
     Args:
       fits: whether a batch size does.
-      start: the smallest one; all others are multiples of it.
-      how: `'powers'`, the start times powers of two; `'multiples'`, then halving the interval
-        between the last that fits and the first that does not.
+      start: where to begin; twice as much is tried while it fits, half as much until it does.
+      multiple: of which all sizes are to be.
+      how: `'powers'` stops there; `'multiples'` goes on halving the interval between the last that
+        fits and the first that does not.
       limit: none above is tried.
 
     Returns:
-      The batch size, or none if not even the smallest fits.
+      The batch size, or none if not even `multiple` fits.
 
     Raises:
-      ValueError: for another `how`, or a start that is not positive.
+      ValueError: for another `how`, or a start that is no positive multiple.
 
     Example:
       >>> tried = lambda size: size <= 44
-      >>> largest_batch(tried, 4), largest_batch(tried, 4, how="multiples")
+      >>> largest_batch(tried, 4), largest_batch(tried, 4, multiple=4, how="multiples")
       (32, 44)
     """
     if how not in ("powers", "multiples"):
         raise ValueError(f"how is {how!r}, wanted 'powers' or 'multiples'")
-    if start < 1:
-        raise ValueError(f"start is {start}, wanted a positive number")
-    if not fits(start):
-        return None
-    best, step = start, start
-    while 2 * best <= limit and fits(2 * best):
-        best *= 2
-    if how == "powers" or 2 * best > limit:
-        return best
-    too_large = 2 * best
-    while too_large - best > step:
-        middle = (best + too_large) // 2 // step * step
+    if start < 1 or start % multiple:
+        raise ValueError(f"start is {start}, wanted a positive multiple of {multiple}")
+    best, too_large = start, 0
+    while not fits(best):
+        if best == multiple:
+            return None
+        best, too_large = max(best // 2 // multiple, 1) * multiple, best
+    while not too_large and 2 * best <= limit:
+        best, too_large = (2 * best, 0) if fits(2 * best) else (best, 2 * best)
+    while how == "multiples" and too_large - best > multiple:
+        middle = (best + too_large) // 2 // multiple * multiple
         best, too_large = (middle, too_large) if fits(middle) else (best, middle)
     return best

@@ -171,22 +171,37 @@ def test_meshes_of_the_task():
 
 
 @pytest.mark.parametrize(
-    ("most", "powers", "multiples"), [(5, None, None), (6, 6, 6), (77, 48, 72)]
+    ("most", "start", "powers", "multiples"),
+    [
+        (5, 24, None, None),
+        (6, 6, 6, 6),
+        (77, 6, 48, 72),
+        (77, 96, 48, 72),
+        (11, 42, 6, 6),
+        (35, 42, 18, 30),
+    ],
 )
-def test_the_largest_batch(most, powers, multiples):
+def test_the_largest_batch(most, start, powers, multiples):
     tried = []
 
     def fits(size):
         tried.append(size)
         return size <= most
 
-    assert largest_batch(fits, 6) == powers
-    assert largest_batch(fits, 6, how="multiples") == multiples
+    assert largest_batch(fits, start, multiple=6) == powers
+    assert largest_batch(fits, start, multiple=6, how="multiples") == multiples
     assert all(size % 6 == 0 for size in tried)
 
 
 def test_a_search_ends():
     assert largest_batch(lambda size: True, 3, limit=100) == 96
+    assert largest_batch(lambda size: True, 3, limit=100, how="multiples") == 96
+
+
+@pytest.mark.parametrize("options", [{"start": 0}, {"start": 3, "multiple": 2}, {"how": "all"}])
+def test_a_search_from_nowhere(options):
+    with pytest.raises(ValueError, match=r"start is|how is"):
+        largest_batch(lambda size: True, **{"start": 4} | options)
 
 
 @pytest.mark.parametrize("name", ["v5x:2x2", "v5e", "tpu", "v5e:2"])
