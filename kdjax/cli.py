@@ -154,7 +154,7 @@ def atlas(argv: list[str] | None = None) -> None:
         from kdjax.train.errors import RecipeError
 
         if render.value:
-            print(command.render(family.value, results.value, pages.value))
+            print(command.render(family.value, results.value, pages.value, configs.value))
             return
         if not workdir.value:
             raise RecipeError("--workdir is missing, wanted the folder of the runs")

@@ -9,10 +9,12 @@ import jax
 
 from kdjax.atlas import tables
 from kdjax.atlas.family import load_family
-from kdjax.atlas.page import write_page
+from kdjax.atlas.page import read_summaries, write_page
 from kdjax.atlas.protocol import load_protocol
 from kdjax.atlas.runs import run
+from kdjax.atlas.summary import summarize
 from kdjax.train.errors import RecipeError
+from kdjax.train.files import write_json_atomic
 
 RESULTS, PAGES = Path("benchmarks/results/atlas"), Path("docs/atlas")
 
@@ -35,18 +37,27 @@ def train(
     where = configs or tables.FOLDER
     loaded = load_family(family, where), load_protocol(dataset, where, scale)
     kept = Path(results) if results else RESULTS if scale == 1 else Path(folder) / "results"
-    _keep_programs(Path(folder) / "programs")
+    keep_programs(Path(folder) / "programs")
     return run(*loaded, folder, kept, methods=tuple(methods), seeds=_numbers(seeds))
 
 
-def render(family: str, results: str = "", pages: str = "") -> Path:
-    """Writes a family's page from its summaries; gives its path."""
-    return write_page(family, results or RESULTS, Path(pages or PAGES) / f"{family}.md")
+def render(family: str, results: str = "", pages: str = "", configs: str = "") -> Path:
+    """Writes a family's summaries and page from the files of its runs; gives the page's path."""
+    folder, where = Path(results or RESULTS), configs or tables.FOLDER
+    for summary in read_summaries(family, folder):
+        protocol = load_protocol(summary["dataset"], where, summary["scale"])
+        found = summarize(load_family(family, where), protocol, folder)
+        write_json_atomic(folder / family / f"{protocol.name}.json", found)
+    return write_page(family, folder, Path(pages or PAGES) / f"{family}.md")
 
 
-def _keep_programs(folder: Path) -> None:
-    """Lets a job that goes on, or a program that several methods share, do without compiling."""
-    jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
+def keep_programs(folder: Path | None) -> None:
+    """Lets a job that goes on, or a program that several methods share, do without compiling.
+
+    Args:
+      folder: of the compiled programs; `None` for keeping none, which is the default.
+    """
+    jax.config.update("jax_compilation_cache_dir", folder and str(folder.absolute()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 

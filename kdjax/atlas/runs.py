@@ -40,8 +40,9 @@ def run(
 ) -> Path:
     """Does all runs that are not done yet, and writes a file for each and the summary.
 
-    A job that was stopped anywhere goes on where it was when it is called again; finished runs are
-    kept. A method whose loss is not finite is recorded as failed, and the next one is run.
+    A job that was stopped anywhere goes on where it was when it is called again. A run whose file
+    is among the results, with the same config, is kept, also when its workdir is gone. A method
+    whose loss is not finite is recorded as failed, and the next one is run.
 
     Args:
       family: the methods.
@@ -87,19 +88,39 @@ class Atlas:
 
     def run(self, method: Method, seeds: Sequence[int]) -> None:
         """Chooses a method's learning rate, trains it with each seed, and weighs its step."""
+        kept = {seed: stored for seed in seeds if (stored := self._kept(method, seed))}
+        missing = [seed for seed in seeds if seed not in kept]
         try:
-            tuned = self._tuned(method)
-            if tuned["learning_rate"] is None:
-                raise NonFiniteLoss("no learning rate gave a finite loss")
-            config = self.protocol.config(method, tuned["learning_rate"])
-            experiment = self._experiment(config, self._place(method), method)
-            for seed in seeds:
-                experiment.student(method.name, seed, self.teacher)
-                self._publish(method, seed, experiment, tuned)
-            self._weigh(method, experiment)
+            if missing:
+                tuned = next(iter(kept.values()))["tuning"] if kept else self._tuned(method)
+                self._train(method, missing, tuned)
         except NonFiniteLoss as error:
-            self._write(method, "failed", {"failed": one_line(error)})
+            path = self._results_of(method.name) / "failed.json"
+            write_json_atomic(path, {"failed": one_line(error)})
         self.summarize()
+
+    def _train(self, method: Method, seeds: Sequence[int], tuned: dict[str, Any]) -> None:
+        if tuned["learning_rate"] is None:
+            raise NonFiniteLoss("no learning rate gave a finite loss")
+        config = self.protocol.config(method, tuned["learning_rate"])
+        experiment = self._experiment(config, self._place(method), method)
+        for seed in seeds:
+            experiment.student(method.name, seed, self.teacher)
+            self._publish(method, seed, experiment, tuned)
+        self._weigh(method, experiment)
+
+    def _kept(self, method: Method, seed: int) -> dict[str, Any] | None:
+        """A finished run's file, if it is of this protocol; its workdir may be gone."""
+        path = self._results_of(method.name) / f"seed_{seed}.json"
+        if not path.exists():
+            return None
+        stored = json.loads(self._read(path))
+        tuning = self.protocol.tuning_of(method)
+        config = self.protocol.config(method, stored["tuning"]["learning_rate"])
+        same = stored["scale"] == self.protocol.scale and _agree(
+            stored["config"], to_json(config.to_dict())
+        )
+        return stored if same and stored["tuning"]["tried"] == list(tuning.learning_rates) else None
 
     def summarize(self) -> Path:
         """Writes the summary of all results so far."""
@@ -248,15 +269,19 @@ class Atlas:
         if {**before, "environment": 0} != {**stored, "environment": 0}:
             write_json_atomic(path, stored)
 
-    def _write(self, method: Method, name: str, stored: dict[str, Any]) -> None:
-        write_json_atomic(self._results_of(method.name) / f"{name}.json", stored)
-
     def _results_of(self, name: str) -> Path:
         return self.results / self.family.name / self.protocol.name / name
 
     @staticmethod
     def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8")
+
+
+def _agree(stored: Any, config: Any) -> bool:
+    """Whether a config is that of then; keys that have been added since do not matter."""
+    if isinstance(stored, dict) and isinstance(config, dict):
+        return all(key in config and _agree(stored[key], config[key]) for key in stored)
+    return stored == config
 
 
 def _result(experiment: Experiment, name: str, seed: int) -> dict[str, Any]:
