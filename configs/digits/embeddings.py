@@ -7,7 +7,10 @@ exits of the first hidden layer (ofa_exits), and four subclasses of each class (
 Claims: nd (arXiv:2305.17007, there beside kd), exits (arXiv:2310.19444) and subclasses
 (arXiv:2409.20449, there for few classes) add to kd.
 
-Outcome: not run yet.
+Outcome: labels 89.1 ± 0.6, kd 93.0 ± 0.7, nd 88.8 ± 0.2, ofa_exits 91.6 ± 0.4, lelp 94.3 ± 1.3 (3
+seeds; teacher 98.3). Subclasses are better than labels by 5.2 ± 0.6 points, and than kd by 1.3 ±
+0.9, which three seeds do not settle; the student is far too unsure (ECE 65). Exits are less than
+kd, and nd alone is not told from labels: both claims do not show here.
 """
 
 from configs.digits import base

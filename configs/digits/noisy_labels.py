@@ -8,7 +8,10 @@ clean labels, on all digits and on those that teacher and student are sure about
 Claims: weights by influence help (arXiv:2501.02705); so does the choice of confident examples
 (arXiv:2307.11469, there on images from the web).
 
-Outcome: not run yet.
+Outcome: labels 55.1 ± 1.5, continued 53.0 ± 1.8, by_influence 56.8 ± 0.8, kd 93.1 ± 0.7,
+selected_kd 93.1 ± 1.4 (3 seeds; teacher 98.3). Weights by influence are better than none by 3.8 ±
+0.6 points: the claim holds. Choosing confident digits makes no difference here (+0.1 ± 0.4), as all
+of them are digits.
 """
 
 from configs.digits import base

@@ -9,7 +9,11 @@ labels alone, the mean of all sources, their mean weighted by similarity to the 
 Claims: sources weighted by similarity are better than their mean (arXiv:2304.12314); agreement
 tells which predictions to trust (arXiv:2203.08344).
 
-Outcome: not run yet.
+Outcome: labels 89.1 ± 0.6; sources 33.4 ± 1.3, 68.1 ± 7.2 and 88.2 ± 1.5; mean 85.0 ± 2.7, weighted
+86.1 ± 2.5, nearest 89.4 ± 0.8, consensus 84.3 ± 2.2, concentration 85.4 ± 2.6 (3 seeds). The most
+similar source alone is better than the mean by 4.4 ± 1.2 points: that claim holds. Weights by
+similarity are too even to settle it (+1.1 ± 0.7 over the mean), and those by agreement do not help
+(-0.7 ± 0.9).
 """
 
 from configs.digits import base

@@ -9,7 +9,11 @@ report says of it counts the test labels it is shown.
 Claims: a teacher with more information on the classes (arXiv:2401.08732), or one assisted by labels
 (arXiv:2407.13254), has a better student.
 
-Outcome: not run yet.
+Outcome: labels 89.1 ± 0.6; plain_teacher 88.9 ± 0.7, focal_teacher 88.0 ± 0.7, mcmi_teacher 88.9 ±
+0.6, lad_teacher 89.6 ± 0.7 (with noisy labels as input); by_plain 88.7 ± 0.2, by_focal 88.6 ± 0.7,
+by_mcmi 89.0 ± 0.9, by_lad 88.1 ± 0.5 (3 seeds). Not reproduced in miniature: against the plain
+teacher's student mcmi makes +0.3 ± 0.6 and lad -0.6 ± 0.2 points. The focal teacher's student has
+the lowest NLL, 0.41 against 0.75.
 """
 
 from configs.digits import base
