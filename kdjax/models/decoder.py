@@ -17,7 +17,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from kdjax.distributions import Linear
-from kdjax.parallel import KEEP_LAYERS_SPLIT, Rules, gather_layer
+from kdjax.parallel import Rules, gather_layer, keep_layers_split
 
 Hidden = Float[Array, "batch length width"]
 LAYERS = "layers"
@@ -139,7 +139,7 @@ class Decoder(nn.Module):
         gather = (lambda params: params) if starting else functools.partial(_gather, self.dtype)
         layer = nn.map_variables(_Layer, "params", gather, init=starting, mutable=starting)
         # Inside a loop nothing can be shared between the two passes, so nothing need forbid it.
-        policy = None if self.remat else KEEP_LAYERS_SPLIT
+        policy = None if self.remat else keep_layers_split
         layers = nn.scan(
             nn.remat(layer, policy=policy, prevent_cse=False),
             variable_axes={"params": 0, "intermediates": 0},

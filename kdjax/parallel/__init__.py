@@ -14,10 +14,9 @@ from kdjax.parallel.compilation import (
 from kdjax.parallel.layout import Layout, place
 from kdjax.parallel.meshes import batch_shards, batch_spec, make_mesh
 from kdjax.parallel.rules import REPLICATED, Rules
-from kdjax.parallel.stacks import KEEP_LAYERS_SPLIT, gather_layer
+from kdjax.parallel.stacks import gather_layer, keep_layers_split
 
 __all__ = [
-    "KEEP_LAYERS_SPLIT",
     "PMAP_AXIS",
     "REPLICATED",
     "AheadTeacher",
@@ -28,6 +27,7 @@ __all__ = [
     "batch_spec",
     "compile",
     "gather_layer",
+    "keep_layers_split",
     "make_mesh",
     "mesh_step",
     "place",

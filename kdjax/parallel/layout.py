@@ -18,7 +18,7 @@ from kdjax.base import Batch, ModelApply, PyTree, TrainState
 from kdjax.parallel import meshes, stacks
 from kdjax.parallel.meshes import FSDP
 from kdjax.parallel.rules import RulesByRole, frozen_specs, rules_of, state_specs, without_fsdp
-from kdjax.parallel.stacks import GATHERED, KEEP_LAYERS_SPLIT
+from kdjax.parallel.stacks import GATHERED, keep_layers_split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Layout:
         the backward pass instead of being kept; signals stay split along the examples. Without
         this the compiler is free to gather activations instead. Of stacks that the rules name, one
         layer at a time is gathered, by the model inside its loop; what the backward pass keeps is
-        then the model's to say, with `KEEP_LAYERS_SPLIT` or a stricter policy.
+        then the model's to say, with `keep_layers_split` or a stricter policy.
         """
         rules = rules_of(self.rules, role)
 
@@ -83,7 +83,7 @@ class Layout:
             # A checkpoint with a policy decides for those inside of it too, and would undo the
             # rematerialisation of a model's own layers.
             if self.mesh.shape.get(FSDP, 1) > 1 and not rules.stacked:
-                run = jax.checkpoint(run, policy=KEEP_LAYERS_SPLIT)
+                run = jax.checkpoint(run, policy=keep_layers_split)
             signals, changed = run(variables)
             return {name: self._rows_of(signal) for name, signal in signals.items()}, changed
 

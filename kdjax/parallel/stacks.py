@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 
@@ -12,10 +13,14 @@ from kdjax.base import PyTree
 
 GATHERED = "gathered variables"
 """What gathered variables are called for `jax.checkpoint_policies`."""
-KEEP_LAYERS_SPLIT = jax.checkpoint_policies.save_anything_except_these_names(GATHERED)
-"""For `jax.checkpoint`: keeps all but gathered variables, which are gathered again."""
+_ALL_BUT_GATHERED = jax.checkpoint_policies.save_anything_except_these_names(GATHERED)
 Gather = Callable[[PyTree, str], PyTree]
 _GATHER: contextvars.ContextVar[Gather | None] = contextvars.ContextVar("gather", default=None)
+
+
+def keep_layers_split(primitive: Any, *avals: Any, **parameters: Any) -> bool:
+    """A policy of `jax.checkpoint`: keeps all but gathered variables, which are gathered again."""
+    return _ALL_BUT_GATHERED(primitive, *avals, **parameters)
 
 
 def gather_layer(params: PyTree, stack: str) -> PyTree:
