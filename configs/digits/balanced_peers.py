@@ -6,7 +6,9 @@ Compared: a student with the labels alone, one with a peer by mutual learning, a
 by balanced divergences.
 Claim: better calibrated than mutual learning at the same accuracy (arXiv:2212.12965).
 
-Outcome: not run yet.
+Outcome: labels 89.1 ± 0.6, mutual 89.1 ± 0.6, balanced 89.4 ± 0.5 (3 seeds). A little more accurate
+than mutual learning (+0.4 ± 0.2 points), not better calibrated (ECE 5.3 against 5.4): the claim did
+not reproduce.
 """
 
 from configs.digits import base

@@ -8,7 +8,11 @@ weighted by the teacher's confidence (cwtm), and its predictions with all but th
 (dkpp).
 Claim: students born again do better than their teacher (arXiv:1805.04770).
 
-Outcome: not run yet.
+Outcome: labels 89.1 ± 0.6, second 89.6 ± 0.6, second_cwtm 89.7 ± 0.6, second_dkpp 89.6 ± 0.3, third
+89.5 ± 1.4, fourth 88.9 ± 0.6 (3 seeds). The second generation gains 0.6 ± 0.2 points, and as much
+with permuted predictions or with weights alone; as its three kinds also share their starting
+points, which are not those of the first, that is no more than chance may do. Later generations lose
+it again (-0.7 ± 0.5). Not reproduced in miniature.
 """
 
 from configs.digits import base

@@ -7,7 +7,9 @@ cross-entropy with the teacher on each crop (FKD), and the same with doubtful cr
 (fer_kd).
 Claim: calibrated regions are better than soft labels alone (arXiv:2312.17473).
 
-Outcome: not run yet.
+Outcome: labels 88.9 ± 0.3, soft_labels 91.9 ± 1.0, fer_kd 91.2 ± 1.9 (3 seeds; teacher 97.8). Soft
+labels of crops are better than labels by 3.1 ± 0.6 points; calibrating them does not add to that
+(-0.7 ± 0.6): not reproduced in miniature.
 """
 
 from configs.digits import base
