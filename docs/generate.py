@@ -1,4 +1,4 @@
-"""Writes what follows from other files: docs/methods.md, the README's table, its copy in docs/.
+"""Writes what follows from other files: docs/methods.md, docs/atlas/, the README and its copy.
 
 python docs/generate.py            # writes
 python docs/generate.py --check    # exits with 1 if something is out of date
@@ -79,6 +79,16 @@ def readme_table(methods: list[Method]) -> str:
     return table(("kind", "methods"), rows)
 
 
+def atlas_pages() -> dict[Path, str]:
+    """A page for each family of the atlas that has results."""
+    from kdjax.atlas.page import page, read_summaries
+
+    results = ROOT / "benchmarks" / "results" / "atlas"
+    families = sorted({path.parent.name for path in results.glob("*/*.json")})
+    pages = ROOT / "docs" / "atlas"
+    return {pages / f"{name}.md": page(name, read_summaries(name, results)) for name in families}
+
+
 def as_seen_from_docs(text: str) -> str:
     """A page of the repository with its links as they are from within docs/."""
     for seen, within in (
@@ -113,6 +123,7 @@ def generated() -> dict[Path, str]:
         ),
         ROOT / "docs" / "changelog.md": as_seen_from_docs((ROOT / "CHANGELOG.md").read_text()),
         ROOT / "docs" / "methods.md": methods_page(methods),
+        **atlas_pages(),
     }
 
 

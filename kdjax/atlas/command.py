@@ -42,12 +42,16 @@ def train(
 
 
 def render(family: str, results: str = "", pages: str = "", configs: str = "") -> Path:
-    """Writes a family's summaries and page from the files of its runs; gives the page's path."""
+    """Writes a family's summaries and page from the files of its runs; gives the page's path.
+
+    Data sets without any run are on the page as well, and it says so.
+    """
     folder, where = Path(results or RESULTS), configs or tables.FOLDER
-    for summary in read_summaries(family, folder):
-        protocol = load_protocol(summary["dataset"], where, summary["scale"])
+    scales = {found["dataset"]: found["scale"] for found in read_summaries(family, folder)}
+    for dataset in tables.names_of(where, "recipe"):
+        protocol = load_protocol(dataset, where, scales.get(dataset, 1.0))
         found = summarize(load_family(family, where), protocol, folder)
-        write_json_atomic(folder / family / f"{protocol.name}.json", found)
+        write_json_atomic(folder / family / f"{dataset}.json", found)
     return write_page(family, folder, Path(pages or PAGES) / f"{family}.md")
 
 

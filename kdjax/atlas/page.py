@@ -22,10 +22,10 @@ page is made from the files under `benchmarks/results/atlas/{family}` by
 `python -m kdjax.atlas --family={family} --render`; no number on it is written by hand.
 
 A difference is the mean over pairs of runs with the same seed, with Student's 95 % interval. With
-three seeds such intervals are wide. A claim is called *reproduced* if its whole interval is on the
-claimed side of 0, *not reproduced here* if it is on the other side, and *inconclusive* if it is on
-both. These are claims in miniature: small networks, small images, minutes and not days. Of many
-claims at 95 %, some come out by chance.
+three seeds such intervals are wide. A claim has a verdict once all seeds are in: it is called
+*reproduced* if its whole interval is on the claimed side of 0, *not reproduced here* if it is on
+the other side, and *inconclusive* if it is on both. These are claims in miniature: small networks,
+small images, minutes and not days. Of many claims at 95 %, some come out by chance.
 """
 TABLE = """\
 Mean ± standard deviation over seeds, on the test set. The difference is in accuracy, to kd with the
@@ -77,7 +77,7 @@ def read_summaries(family: str, results: str | os.PathLike[str]) -> list[dict[st
 def page(family: str, summaries: Sequence[Mapping[str, Any]]) -> str:
     """The page as Markdown."""
     parts = [INTRODUCTION.format(family=family)]
-    for summary in summaries:
+    for summary in sorted(summaries, key=lambda summary: not summary["teacher"]):
         parts += _data_set(summary)
     elsewhere = summaries[-1]["elsewhere"]
     if elsewhere:
@@ -107,11 +107,19 @@ def _protocol(summary: Mapping[str, Any]) -> str:
         f"- Student: {_network(protocol['student'])}, {protocol['student_epochs']:g} epochs, batch "
         f"size {protocol['batch_size']}, {protocol['optimizer']}.",
         f"- Learning rate: one of {rates}, by accuracy on `{tuning['validation']}` after "
-        f"{100 * tuning['share']:g} % of the budget.",
+        f"{100 * tuning['share']:g} % of the budget, which favours rates that learn fast; "
+        f"{_at_the_edge(summary)}.",
         f"- Seeds: {', '.join(map(str, summary['seeds']))}.",
         f"- Run with: {_environment(summary['environments'])}.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _at_the_edge(summary: Mapping[str, Any]) -> str:
+    """How many methods might have wanted a rate that was not tried."""
+    rates = summary["protocol"]["tuning"]["learning_rates"]
+    chosen = [row["learning_rate"] for row in summary["methods"].values() if row["seeds"]]
+    return f"{chosen.count(max(rates))} of {len(chosen)} methods so far chose the highest"
 
 
 def _network(options: Mapping[str, Any]) -> str:
@@ -165,16 +173,14 @@ def _claims(summary: Mapping[str, Any]) -> str:
         scale, form = (100, ".2f") if claim["measure"] in PERCENT else (1, ".4f")
         unit = "points" if scale == 100 else "nats"
         found = _interval(claim["difference"], scale, form)
-        than = f"`{claim['than']}`" + (
-            f", less {claim['margin'] * scale:g} {unit}" if claim["margin"] else ""
-        )
+        margin = f", with a margin of {claim['margin'] * scale:g}" if claim["margin"] else ""
         rows.append(
             [
                 f"`{claim['method']}`",
                 _paper(claim["paper"]),
                 claim["text"],
                 claim["measure"],
-                than,
+                f"`{claim['than']}`{margin}",
                 found if found == "–" else f"{found} {unit}",
                 f"**{claim['verdict']}**",
             ]

@@ -29,11 +29,15 @@ def read_table(folder: str | os.PathLike[str], kind: str, name: str) -> dict[str
     Raises:
       RecipeError: no file of that kind has this name, or it cannot be read.
     """
-    found = {path.stem: path for path in sorted(Path(folder).glob("*.toml"))}
-    known = [stem for stem, path in found.items() if kind in _parsed(path)]
+    known = names_of(folder, kind)
     if name not in known:
         raise RecipeError(f"{folder} has no {name!r} with {kind}{nearest(name, known)}")
-    return _with_tuples(_parsed(found[name]))
+    return _with_tuples(_parsed(Path(folder) / f"{name}.toml"))
+
+
+def names_of(folder: str | os.PathLike[str], kind: str) -> list[str]:
+    """The names of the files of a kind."""
+    return [path.stem for path in sorted(Path(folder).glob("*.toml")) if kind in _parsed(path)]
 
 
 def check_names(place: str, given: Iterable[str], known: Iterable[str]) -> None:

@@ -83,6 +83,21 @@ def test_a_claim_has_its_numbers_and_its_verdict(written):
     assert line(rendered((configs, results)), claim)[-1] == "**reproduced**"
 
 
+def test_there_is_no_verdict_before_all_seeds_are_in(written):
+    results = written[1]
+    write_run(results, "ofa", 0, 0.8, ece=0.05)
+    assert line(rendered(written), "| `ofa` | – | it is as good")[-1] == "**not run yet**"
+    write_run(results, "ofa", 1, 0.8, ece=0.05)
+    assert line(rendered(written), "| `ofa` | – | it is as good")[-1] == "**reproduced**"
+
+
+def test_a_data_set_without_runs_is_on_the_page(written):
+    (written[0] / "other.toml").write_text(small.PROTOCOL.replace("Digits", "Other digits"))
+    _, _, text = rendered(written).partition("## Other digits")
+    assert "--dataset=other" in text
+    assert line(text, "| `kd` | [1503.02531](https://arxiv.org/abs/1503.02531) | not")
+
+
 def test_what_is_not_run_says_so(written):
     text = rendered(written)
     assert line(text, "| `ofa` | – | not")[2] == "not run yet"
