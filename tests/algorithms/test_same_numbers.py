@@ -26,7 +26,7 @@ MESHES = {
 
 
 FULL = bool(os.environ.get("KDJAX_FULL_TESTS"))
-ALWAYS = ("kd_with_labels", "rkd", "info_nce", "ps_kd", "meal_v2_adversarial")
+ALWAYS = ("kd_with_labels", "info_nce", "meal_v2_adversarial")
 
 
 def pairs(forms):
@@ -45,16 +45,23 @@ def reference(name):
     return run(parallel.compile(make()), frozen)
 
 
+def assert_close(got, expected, tolerance, scale=None):
+    """Relative to each array's largest entry, or to a scale."""
+    leaves = jax.tree_util.tree_leaves_with_path(got)
+    for (path, a), b in zip(leaves, jax.tree.leaves(expected), strict=True):
+        largest = float(np.max(np.abs(np.nan_to_num(b)), initial=0))
+        atol = tolerance * max(1e-3, largest if scale is None else scale)
+        name = jax.tree_util.keystr(path)
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=atol, err_msg=name)
+
+
 def assert_same(name, state, history, tolerance=TOLERANCE):
     expected_state, expected_history = reference(name)
-    for got, expected in ((history, expected_history), (state.players, expected_state.players)):
-        for (path, a), b in zip(
-            jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(expected), strict=True
-        ):
-            scale = max(1e-3, float(np.max(np.abs(np.nan_to_num(b)), initial=0)))
-            np.testing.assert_allclose(
-                a, b, rtol=tolerance, atol=tolerance * scale, err_msg=jax.tree_util.keystr(path)
-            )
+    for got, expected in zip(history, expected_history, strict=True):
+        # A divergence of two networks that agree is a difference of numbers as large as the loss.
+        scale = max(float(np.abs(np.nan_to_num(value))) for value in expected.values())
+        assert_close(got, expected, tolerance, scale)
+    assert_close(state.players, expected_state.players, tolerance)
 
 
 def over(mesh_name, name, **options):
