@@ -1,10 +1,12 @@
 """The same distillation by kdjax and by torchdistill, in turns.
 
     python -m venv /path/of/peer
-    /path/of/peer/bin/pip install torch --index-url https://download.pytorch.org/whl/cpu
+    /path/of/peer/bin/pip install torch==2.13.0
     /path/of/peer/bin/pip install --no-deps torchdistill
     /path/of/peer/bin/pip install numpy pillow pyyaml scipy
     python benchmarks/peer_torchdistill.py --peer=/path/of/peer/bin/python
+
+A build of torch for the CPU is enough.
 
 Both sides distil the same teacher into the same student, from the same first parameters, on the
 same images with the same batch size, optimiser, schedule, temperature and weights of the loss. The
