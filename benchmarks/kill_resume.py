@@ -13,20 +13,16 @@ from __future__ import annotations
 
 import argparse
 import collections
-import datetime
 import json
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-import jax
 import optax
 import orbax.checkpoint
+from common import environment
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -73,25 +69,6 @@ def measure(kills: int, seed: int, folder: Path) -> dict:
     }
 
 
-def environment() -> dict:
-    """Where this was measured."""
-    answer = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=40"],
-        capture_output=True, text=True, cwd=ROOT, check=False,
-    )  # fmt: skip
-    return {
-        "date": datetime.date.today().isoformat(),
-        "device": jax.devices()[0].device_kind,
-        "processor": platform.processor() or platform.machine(),
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "optax": optax.__version__,
-        "orbax": orbax.checkpoint.__version__,
-        "load": f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} processors",
-        "commit": answer.stdout.strip() or "unknown",
-    }
-
-
 def page(results: dict) -> str:
     """The results as markdown."""
     where = ", ".join(f"{name} {value}" for name, value in results["environment"].items())
@@ -133,7 +110,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the instants")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
     options = parser.parse_args()
-    where = environment()
+    where = environment(optax, orbax.checkpoint)
     with tempfile.TemporaryDirectory() as folder:
         measured = measure(options.kills, options.seed, Path(folder))
     results = {

@@ -10,11 +10,8 @@ pairs is reported with its quartiles. Results go to benchmarks/results/step_over
 from __future__ import annotations
 
 import argparse
-import datetime
 import itertools
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -27,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from common import environment
 
 import kdjax
 
@@ -176,18 +174,6 @@ def import_times(runs: int) -> dict[str, object]:
     }
 
 
-def commit() -> str:
-    """The commit of the source tree, marked if it has changes."""
-    try:
-        answer = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40"],
-            capture_output=True, text=True, check=True, cwd=ROOT,
-        )  # fmt: skip
-        return answer.stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-
-
 def page(results: dict) -> str:
     """The results as markdown."""
     where = results["environment"]
@@ -230,17 +216,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
     options = parser.parse_args()
     results = {
-        "environment": {
-            "date": datetime.date.today().isoformat(),
-            "device": jax.devices()[0].device_kind,
-            "processor": platform.processor() or platform.machine(),
-            "python": platform.python_version(),
-            "jax": jax.__version__,
-            "flax": flax.__version__,
-            "optax": optax.__version__,
-            "load": f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} processors",
-            "commit": commit(),
-        },
+        "environment": environment(flax, optax),
         "imports": import_times(options.imports),
         "sizes": {},
     }
