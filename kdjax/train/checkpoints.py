@@ -6,7 +6,9 @@ import contextlib
 import gc
 import json
 import os
+import shutil
 import sys
+import time
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,6 +25,8 @@ from kdjax.train.checksums import checksum
 from kdjax.train.errors import CheckpointError, one_line, why_not_written
 
 STATE, LOOP = "state", "loop"
+PATIENCE = 10.0
+"""Seconds for which writes of a save that failed may go on in the background."""
 
 
 class Restored(NamedTuple):
@@ -57,6 +61,8 @@ class Checkpoints:
         self.folder, self._metric = Path(folder).absolute(), metric
         options: dict[str, Any] = {"read_only": True}
         if not read_only:
+            with self._writing():
+                self._clear_unfinished("*")
             policy = _preservation(keep, metric)
             options = {"preservation_policy": policy, "cleanup_tmp_directories": True}
         self._manager = ocp.CheckpointManager(
@@ -106,6 +112,7 @@ class Checkpoints:
         }
         measured = dict(metrics) if self._metric and metrics else None
         with self._writing():
+            self._clear_unfinished(str(step))
             self._manager.save(step, args=ocp.args.Composite(**items), metrics=measured, force=True)
 
     def restore(self, like: TrainState, step: int) -> Restored:
@@ -206,6 +213,22 @@ class Checkpoints:
         if of_loop != _digits(loop):
             raise self._unreadable(step, "its record of the loop does not match its checksum")
         return found[STATE], loop
+
+    def _clear_unfinished(self, steps: str) -> None:
+        """Removes what saves that failed have left, and may still be writing in the background."""
+        if not processes.is_main():
+            return
+        deadline = time.monotonic() + PATIENCE
+        for left in self.folder.glob(f"{steps}.orbax-checkpoint-tmp*"):
+            while left.exists():
+                try:
+                    shutil.rmtree(left)
+                except FileNotFoundError:
+                    continue
+                except OSError:
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(0.05)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

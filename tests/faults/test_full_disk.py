@@ -3,6 +3,7 @@
 import os
 import resource
 import subprocess
+import time
 
 import pytest
 import tiny
@@ -46,6 +47,15 @@ def fill(disk):
     assert os.statvfs(disk).f_bavail == 0
 
 
+def settle(folder, step):
+    """Waits for the saves before a step, and for the removal of older ones, which gives space."""
+    wanted = [str(s) for s in range(BUDGET.save_every, step, BUDGET.save_every)][-BUDGET.keep :]
+    deadline = time.monotonic() + 60
+    while sorted(path.name for path in (folder / "checkpoints").iterdir()) != sorted(wanted):
+        assert time.monotonic() < deadline, f"the checkpoints before step {step} are not {wanted}"
+        time.sleep(0.01)
+
+
 def unfinished(folder):
     """What a save that failed leaves, until the next start."""
     return [path.name for path in (folder / "checkpoints").iterdir() if "tmp" in path.name]
@@ -62,6 +72,7 @@ def check_going_on(folder, undisturbed):
 def test_a_full_disk_while_saving(step, disk, undisturbed):
     def evaluate(state):
         if int(state.step) == step:
+            settle(disk / "run", step)
             fill(disk)
         return {}
 

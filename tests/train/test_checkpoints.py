@@ -1,4 +1,7 @@
+import concurrent.futures
+import contextlib
 import shutil
+import time
 import zlib
 
 import hypothesis
@@ -225,6 +228,26 @@ def test_a_half_written_checkpoint_does_not_count(folder):
     shutil.rmtree(folder / "4.orbax-checkpoint-tmp" / "state")
     with Checkpoints(folder) as keeper:
         assert keeper.restore_latest(state_of(0)).step == 3
+
+
+def test_a_failed_save_may_still_be_writing(tmp_path):
+    """Its folder goes away although files appear in it for a while."""
+    left = tmp_path / "7.orbax-checkpoint-tmp" / "state.orbax-checkpoint-tmp"
+    until = time.monotonic() + 0.5
+
+    def go_on():
+        while time.monotonic() < until:
+            with contextlib.suppress(FileNotFoundError):
+                (left / str(time.monotonic_ns())).write_text("late")
+
+    with Checkpoints(tmp_path) as keeper, concurrent.futures.ThreadPoolExecutor() as pool:
+        left.mkdir(parents=True)
+        writing = pool.submit(go_on)
+        keeper.save(7, state_of(7), {"data": 7})
+        keeper.wait()
+        writing.result()
+        assert keeper.restore(state_of(0), 7).loop == {"data": 7}
+    assert not left.parent.exists()
 
 
 def test_checksums_do_not_depend_on_the_mesh():
