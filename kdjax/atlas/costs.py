@@ -7,8 +7,6 @@ import time
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from kdjax.train.experiment import Job
 
@@ -53,8 +51,7 @@ class _Stepper:
 
     def __init__(self, job: Job, batch_size: int):
         self.step, self.frozen = job.algorithm.step, job.frozen
-        rows = np.arange(batch_size) % job.train.size
-        self.batch = {name: jnp.asarray(v) for name, v in job.train.take(rows).items()}
+        self.batch = job.batch(batch_size)
         self.state = job.algorithm.init(job.key, self.batch, job.frozen)
         self.seconds()  # it compiles
 

@@ -8,7 +8,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -77,6 +77,22 @@ def _standardise(batch: Batch, mean: Any, std: Any, numpy: Any) -> dict[str, Any
     scale, shift = np.float32(1) / (np.float32(255) * std), mean / std
     floats = {name: batch[name].astype(numpy.float32) * scale - shift for name in fields}
     return {**batch, **floats}
+
+
+class FeedIterator(Protocol):
+    """Gives batches and knows where it stands."""
+
+    def __iter__(self) -> FeedIterator: ...
+
+    def __next__(self) -> dict[str, Any]: ...
+
+    def get_state(self) -> Any:
+        """The state after the last batch given."""
+        ...
+
+    def set_state(self, state: Any) -> None:
+        """Goes to a state that `get_state` gave."""
+        ...
 
 
 class DevicePrefetcher(Iterator[dict[str, Any]]):
@@ -164,7 +180,7 @@ def prefetch_to_device(
             return move(batch)
 
     def move(batch: Batch) -> dict[str, Any]:
-        batch = jax.tree.map(lambda array: _narrow(np.asarray(array)), batch)
+        batch = jax.tree.map(_narrow, batch)
         if sharding is None:
             return _to_default_device(batch)
         return jax.tree.map(
@@ -172,6 +188,41 @@ def prefetch_to_device(
         )
 
     return DevicePrefetcher(iter(iterator), size, put)
+
+
+def feed(iterator: FeedIterator, sharding: jax.sharding.Sharding | None = None) -> FeedIterator:
+    """Batches for compiled steps, as soon as they can be had.
+
+    Accelerators get them from `prefetch_to_device`. Where the default device is a CPU, a batch is
+    in its memory already: it goes on as it is, because a thread and a copy would take their time
+    from the step.
+
+    Args:
+      iterator: of host batches, with `get_state` and `set_state`.
+      sharding: how the example axis is laid over devices.
+
+    Returns:
+      An iterator of batches of `jax.Array`, or of numpy arrays of the types that JAX gives them.
+
+    Raises:
+      ValueError: a 64-bit integer does not fit into 32 bits.
+    """
+    device = jax.config.jax_default_device
+    platform = getattr(device, "platform", device) or jax.default_backend()
+    if sharding is None and platform == "cpu":
+        return _HostFeed(iterator)
+    return prefetch_to_device(iterator, sharding=sharding)
+
+
+class _HostFeed(Iterator[dict[str, Any]]):
+    """Batches in the types that JAX gives them."""
+
+    def __init__(self, iterator: FeedIterator):
+        self._iterator = iterator
+        self.get_state, self.set_state = iterator.get_state, iterator.set_state
+
+    def __next__(self) -> dict[str, Any]:
+        return jax.tree.map(_narrow, dict(next(self._iterator)))
 
 
 class _Background:
@@ -213,7 +264,8 @@ def _to_default_device(batch: Batch) -> Batch:
     return batch
 
 
-def _narrow(array: np.ndarray) -> np.ndarray:
+def _narrow(array: Any) -> np.ndarray:
+    array = np.asarray(array)
     dtype = np.dtype(jax.dtypes.canonicalize_dtype(array.dtype))
     if dtype == array.dtype:
         return array

@@ -15,17 +15,27 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import kdjax
-from kdjax import losses, models, objectives, parallel
+from kdjax import data, losses, models, objectives, parallel
 from kdjax.base import Algorithm, Model, Variables
-from kdjax.data import Dataset
-from kdjax.train import augmentation, lineage, loop, measuring, processes, recipe, schema, workdir
+from kdjax.data import Dataset, TeacherCache
+from kdjax.train import (
+    answers,
+    augmentation,
+    lineage,
+    loop,
+    measuring,
+    processes,
+    recipe,
+    schema,
+    workdir,
+)
 from kdjax.train.arms import TEACHER, Arm, arms_of
 from kdjax.train.checkpoints import read_variables
 from kdjax.train.errors import CheckpointError, RecipeError, one_line
 from kdjax.train.lineage import Frozen
 from kdjax.train.report import write_report
 from kdjax.train.results import RunResult, read_result
-from kdjax.train.splits import CACHE, LABELLED, Data, load_data, training_batches, with_column
+from kdjax.train.splits import CACHE, LABELLED, Data, load_data, training_batches
 from kdjax.train.stopping import Stop, stop_on_signals
 
 
@@ -46,6 +56,7 @@ class Job(NamedTuple):
       start: variables that players start from, by name.
       validation: a second source of batches.
       main_player: the player whose metrics count, where several play.
+      answers: of the teacher to the views of the training examples, where they are kept.
     """
 
     name: str
@@ -61,6 +72,14 @@ class Job(NamedTuple):
     start: Mapping[str, Variables] | None = None
     validation: Dataset | None = None
     main_player: str = ""
+    answers: TeacherCache | None = None
+
+    def batch(self, size: int) -> dict[str, Any]:
+        """The first training batch in the data's order, on the device."""
+        rows = self.train.take(np.arange(size) % self.train.size)
+        if self.answers is not None:
+            rows = self.answers.join({**rows, "view": np.zeros(size, np.int32)})
+        return {name: jnp.asarray(value) for name, value in rows.items()}
 
 
 def run(config: ConfigDict, folder: str | os.PathLike[str]) -> Path:
@@ -336,12 +355,13 @@ class Experiment:
         teacher = lineage.guide(arm, teacher, find)
         # What is fitted to a run of this seed is a constant of this seed's step.
         key = f"{name}/{seed}" if arm.after and lineage.fitted_options(arm) else name
+        train, kept = self._training_data(arm, teacher, seed)
         return Job(
             name,
             seed,
             self._compiled(key, lambda: self._algorithm(arm, teacher, seed)),
             self.model_of(name),
-            self._training_data(arm, teacher, seed),
+            train,
             self._facts(self.config.student)["total_steps"],
             # A student is not to start as its teacher did.
             jax.random.key(seed + 10_000 * lineage.generation(arm, self.arms)),
@@ -351,6 +371,7 @@ class Experiment:
             start=lineage.start(arm, find),
             validation=self.data.validation if arm.wants_validation else None,
             main_player=arm.main_player,
+            answers=kept,
         )
 
     def _algorithm(self, arm: Arm, teacher: Frozen | None, seed: int | None) -> Algorithm:
@@ -374,7 +395,7 @@ class Experiment:
         if arm.needs_teacher and teacher is not None:
             guide = models.from_batch({"logits": CACHE}) if self._cached(arm) else teacher.model
         options: dict[str, Any] = {
-            "augment": augmentation.build(self._augment(arm)[0], self._augment(arm)[1], facts),
+            "augment": self._augmentation(arm, facts),
             "guards": schema.guards_of(self.config),
         }
         if not arm.wants_validation:
@@ -389,21 +410,47 @@ class Experiment:
             return f"{arm.section}.augment", arm.options["augment"]
         return "student.augment", self.config.student.augment
 
+    def _augmentation(self, arm: Arm, facts: Mapping[str, Any]) -> Any:
+        """The arm's augmentation; repeatable where the teacher's answers to it are kept."""
+        made = augmentation.build(*self._augment(arm), facts)
+        return data.repeatable(made) if made is not None and self._cached(arm) else made
+
     def _cached(self, arm: Arm) -> bool:
         """Whether the teacher's logits are computed once and read from the batch."""
-        cache, augment = self.config.teacher.cache, self._augment(arm)[1]
-        return bool(cache) and arm.needs_teacher and arm.reads_logits_only and not augment
+        options, augment = self.config.teacher, self._augment(arm)[1]
+        fixed = not augment or options.cache_views > 0
+        return bool(options.cache) and arm.needs_teacher and arm.reads_logits_only and fixed
 
     def _frozen(self, arm: Arm, teacher: Frozen | None) -> dict[str, Variables]:
         if teacher is None or not arm.needs_teacher or self._cached(arm):
             return {}
         return {"teacher": teacher.variables}
 
-    def _training_data(self, arm: Arm, teacher: Frozen | None, seed: int) -> Dataset:
+    def _training_data(
+        self, arm: Arm, teacher: Frozen | None, seed: int
+    ) -> tuple[Dataset, TeacherCache | None]:
+        """The training set, with the teacher's logits where these are kept; or these beside it."""
+        train, augment = self.data.train, self._augment(arm)[1]
         if teacher is None or not self._cached(arm):
-            return self.data.train
-        whose = (arm.taught_by, seed) if arm.taught_by else ()
-        return self._with_teacher_logits(teacher, whose)
+            return train, None
+        if CACHE in train.features and not augment and not arm.taught_by:
+            return train, None
+        augmented_by = recipe.describe(augment) if augment else ""
+        key = CACHE, augmented_by, (arm.taught_by, seed) if arm.taught_by else ()
+        if key not in self._made:
+            found = answers.answers(
+                self.workdir,
+                teacher,
+                train,
+                self.eval_batch_size,
+                augment=self._augmentation(arm, self._facts(self.config.student)),
+                views=self.config.teacher.cache_views if augment else 1,
+                augmented_by=augmented_by,
+            )
+            # Of one view they are a column, which is cheaper than to look them up for each batch.
+            joined = (train, found) if augment else (answers.with_answers(train, found), None)
+            self._made[key] = joined
+        return self._made[key]
 
     # Both.
 
@@ -421,13 +468,13 @@ class Experiment:
         self.stop.check(f"before {job.name}, seed {job.seed}")
         seed = int(jax.random.key_data(job.key)[-1])
         batch_size = self.config.data.batch_size
-        batch = self._rows(job.train)
+        batch = job.batch(batch_size)
         if job.validation is not None:
             batch["validation"] = self._rows(job.validation)
         outcome = loop.fit(
             job.algorithm,
             job.algorithm.init(job.key, processes.own_rows(batch), job.frozen, job.start),
-            training_batches(job.train, job.validation, batch_size, seed),
+            training_batches(job.train, job.validation, batch_size, seed, job.answers),
             self._budget(job),
             self.folder(job.name, job.seed),
             frozen=job.frozen,
@@ -493,6 +540,8 @@ class Experiment:
         if self._cached(arm):
             signals, _ = jax.eval_shape(teacher.model.apply, teacher.variables, batch)
             batch[CACHE] = jnp.zeros(signals["logits"].shape)
+            if self._augment(arm)[1]:
+                batch["view"] = jnp.zeros(len(batch["id"]), jnp.int32)
         if arm.wants_validation:
             if self.data.validation is None:
                 raise RecipeError(
@@ -568,18 +617,6 @@ class Experiment:
             )
         evaluator = self._made[key]
         return lambda state: evaluator(state.players["student"].variables)
-
-    def _with_teacher_logits(self, teacher: Frozen, whose: tuple[Any, ...]) -> Dataset:
-        if CACHE in self.data.train.features and not whose:
-            return self.data.train
-        key = CACHE, *whose
-        if key not in self._made:
-            train = self.data.train
-            logits = measuring.predict(
-                teacher.model, teacher.variables, train, self.eval_batch_size
-            )
-            self._made[key] = with_column(train, CACHE, logits)
-        return self._made[key]
 
     def _teacher_test_logits(self, teacher: Frozen) -> np.ndarray:
         if CACHE in self.data.test.features:

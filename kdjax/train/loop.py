@@ -16,7 +16,8 @@ import numpy as np
 from kdjax.algorithms import Guards
 from kdjax.algorithms.guards import BROKEN, COUNTERS, NORM
 from kdjax.base import Algorithm, PyTree, TrainState
-from kdjax.data import BatchIterator, prefetch_to_device
+from kdjax.data import BatchIterator
+from kdjax.data.device import feed
 from kdjax.train.checkpoints import Checkpoints
 from kdjax.train.checksums import checksum
 from kdjax.train.errors import RecipeError, one_line
@@ -116,7 +117,7 @@ def fit(
     with listening as stop, resuming as keeper:
         guards = Guards() if guards is None else guards
         run = _Run(algorithm.step, frozen or {}, budget, keeper, main_player, guards)
-        run.batches = prefetch_to_device(iterator, sharding=sharding)
+        run.batches = feed(iterator, sharding)
         run.start(state)
         resumed = run.step or None
         with (
@@ -200,8 +201,8 @@ class _Run:
         self.state, metrics = self.step_fn(self.state, next(self.batches), self.frozen)
         self.step += 1
         self.pending.append((self.step, metrics, self.position))
-        shown = {name: metrics.get(self.prefix + name) for name in ("loss", "accuracy")}
-        progress.update(**{name: value for name, value in shown.items() if value is not None})
+        shown = ((name, metrics.get(self.prefix + name)) for name in ("loss", "accuracy"))
+        progress.update(**{name: value for name, value in shown if value is not None})
         if len(self.pending) > 2:
             # Not to run ahead of the device: wait for the step before the last one.
             jax.block_until_ready(self.pending[-3][1])

@@ -36,8 +36,10 @@ def default() -> ConfigDict:
       teacher: `model` (a network of `kdjax.models` with its options), `epochs`, `optimizer`,
         `augment`, `label_smoothing`, `seed`, `members` (a committee if above 1), `train` (a split
         of its own, with clean labels; empty for the student's), `cache` (compute its logits
-        once, where nothing is augmented), `checkpoint` (a run's folder to load it from instead of
-        training), `num_classes` (0: those of the data).
+        once and keep them in the workdir, where nothing is augmented), `cache_views` (with `cache`:
+        where something is augmented, each example has so many pictures, whose answers are kept
+        likewise; 0 makes new ones at each step and asks the teacher), `checkpoint` (a run's folder
+        to load it from instead of training), `num_classes` (0: those of the data).
       student: `model`, `epochs`, `optimizer`, `augment`.
       objective: how the student is trained. `name` of a loss or objective with its options;
         `weight`, `label_weight`, `smoothing` of the labels, `projector`; or `algorithm`, a training
@@ -85,6 +87,7 @@ def default() -> ConfigDict:
             "members": 1,
             "train": "",
             "cache": False,
+            "cache_views": 0,
             "checkpoint": "",
             "num_classes": 0,
         }
@@ -132,6 +135,11 @@ def checked(config: ConfigDict) -> ConfigDict:
         raise RecipeError("config.select is 'best'; name a split in config.data.validation for it")
     if not config.seeds:
         raise RecipeError("config.seeds is empty, wanted at least one seed")
+    views = config.teacher.cache_views
+    if views < 0 or (views and not config.teacher.cache):
+        raise RecipeError(
+            f"config.teacher.cache_views is {views}, wanted at least 0, and 0 without teacher.cache"
+        )
     if config.teacher.checkpoint and config.teacher.members > 1:
         raise RecipeError(
             "config.teacher.checkpoint names one teacher; set config.teacher.members to 1"

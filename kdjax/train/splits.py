@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from kdjax import data
-from kdjax.data import DataError, Dataset
+from kdjax.data import DataError, Dataset, TeacherCache
 from kdjax.data.dataset import ArrayRows, Feature, Rows
 from kdjax.train.errors import RecipeError, one_line
 
@@ -147,26 +147,31 @@ class _NumberedRows:
 
 
 def training_batches(
-    train: Dataset, validation: Dataset | None, batch_size: int, seed: int
+    train: Dataset,
+    validation: Dataset | None,
+    batch_size: int,
+    seed: int,
+    answers: TeacherCache | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Batches without end that know where they stand.
 
-    With a validation split each has a batch of it in the field `validation`.
+    With a validation split each has a batch of it in the field `validation`; with a teacher's
+    answers to several views, the view in turn and what the teacher says of it.
     """
-    options = {
+    shared = {
         "batch_size": batch_size,
         "process_index": jax.process_index(),
         "process_count": jax.process_count(),
     }
 
-    def batches(dataset: Dataset, seed: int) -> data.BatchIterator:
+    def batches(dataset: Dataset, seed: int, **options: Any) -> data.BatchIterator:
         # From memory they come at once, and the loop has a thread that moves them to the device.
         ahead = 0 if isinstance(dataset.rows, ArrayRows) else 2
-        return data.batches(dataset, seed=seed, prefetch=ahead, **options)
+        return data.batches(dataset, seed=seed, prefetch=ahead, **shared, **options)
 
-    if validation is None:
-        return batches(train, seed)
-    return _Paired(batches(train, seed), batches(validation, seed + 1))
+    joined = {} if answers is None else {"preprocess": answers.join, "views": answers.views}
+    first = batches(train, seed, **joined)
+    return first if validation is None else _Paired(first, batches(validation, seed + 1))
 
 
 def with_column(

@@ -6,7 +6,15 @@ import jax
 import numpy as np
 import pytest
 
-from kdjax.data import batches, eval_batches, from_arrays, normalize, prefetch_to_device, to_float
+from kdjax.data import (
+    batches,
+    device,
+    eval_batches,
+    from_arrays,
+    normalize,
+    prefetch_to_device,
+    to_float,
+)
 
 
 def images(seed=0):
@@ -72,6 +80,29 @@ def test_prefetch_resumes_where_the_reader_stood():
     other.set_state(state)
     assert other.get_state() == state
     assert [next(other)["id"].tolist() for _ in range(3)] == wanted
+
+
+def test_a_cpu_is_fed_without_a_thread():
+    names = {thread.name for thread in threading.enumerate()}
+    wanted = next(batches(dataset(), batch_size=4, seed=0, prefetch=0))
+    fed = device.feed(batches(dataset(), batch_size=4, seed=0, prefetch=0))
+    batch = next(fed)
+    assert {thread.name for thread in threading.enumerate()} <= names
+    assert fed.get_state()["next_batch"] == 1
+    for name, array in jax.jit(lambda batch: batch)(batch).items():
+        assert isinstance(batch[name], np.ndarray) and batch[name].dtype == array.dtype
+        np.testing.assert_array_equal(array, wanted[name])
+    fed.set_state({**fed.get_state(), "next_batch": 0})
+    np.testing.assert_array_equal(next(fed)["id"], batch["id"])
+    wide = from_arrays({"id": np.array([2**31])})
+    with pytest.raises(ValueError, match="fit into int32"):
+        next(device.feed(batches(wide, batch_size=1, seed=0, prefetch=0)))
+
+
+def test_other_devices_are_fed_from_a_thread(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    fed = device.feed(batches(dataset(), batch_size=4, seed=0))
+    assert isinstance(fed, device.DevicePrefetcher)
 
 
 def test_prefetch_shards():

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import shutil
@@ -8,10 +9,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 import tiny
+import tiny_recipe
 from commands import TINY, kdjax
 
-from kdjax.train import deploy, workdir
+from kdjax import data, models
+from kdjax.train import answers, augmentation, deploy, experiment, lineage, workdir
 from kdjax.train.results import read_result
+from kdjax.train.splits import load_data, training_batches
 
 CONFIG = f"--config={TINY}"
 RUNS = ("teacher", "labels", "kd")
@@ -298,11 +302,67 @@ def test_the_best_is_selected(tmp_path):
 
 
 def test_a_teacher_whose_logits_are_cached(finished, tmp_path):
-    """Caching the teacher's logits changes nothing but the speed."""
-    answer = kdjax("train", CONFIG, f"--workdir={tmp_path}", "--config.teacher.cache")
+    """Caching the teacher's logits changes nothing but the speed; they are computed once."""
+    flags = (CONFIG, f"--workdir={tmp_path}", "--config.teacher.cache")
+    answer = kdjax("train", *flags)
     assert answer.status == 0, answer.err
     here, there = (
         tiny.result(folder / "runs" / "kd" / "seed_0")["metrics"]
         for folder in (tmp_path, finished[0])
     )
     assert here == pytest.approx(there, rel=1e-4, abs=1e-4)
+    kept = snapshot(tmp_path / "teacher_logits")
+    assert any(path.suffix == ".array_record" for path in kept)
+    shutil.rmtree(tmp_path / "runs" / "kd")
+    assert kdjax("train", *flags).status == 0
+    assert snapshot(tmp_path / "teacher_logits") == kept
+    assert tiny.result(tmp_path / "runs" / "kd" / "seed_0")["metrics"] == here
+
+
+def test_a_teacher_whose_logits_on_views_are_cached(tmp_path):
+    """The student sees a few pictures of each example, with the teacher's answer to that one."""
+    config = tiny_recipe.get_config()
+    config.student.augment = {"random_shift": {"max_shift": 1}}
+    config.teacher.cache, config.teacher.cache_views = True, 3
+    made = experiment.Experiment(config, tmp_path, load_data(config))
+    made.check()
+    teacher = made.teacher()
+    job = made.job("kd", 0, teacher)
+    assert not job.frozen and job.answers.views == 3
+    batches = training_batches(job.train, None, 60, 0, job.answers)
+    augment = data.repeatable(augmentation.build("", config.student.augment, {}))
+    seen = set()
+    for _, batch in zip(range(60), batches, strict=False):
+        seen |= {*batch["view"].tolist()}
+    pictures = augment(None, batch)
+    wanted = teacher.model.apply(teacher.variables, pictures)[0]["logits"]
+    np.testing.assert_allclose(batch["teacher_logits"], wanted, 1e-4, 1e-4)
+    assert seen == {0, 1, 2}
+    made.student("kd", 0, teacher)
+    assert read_result(tmp_path / "runs" / "kd" / "seed_0" / "result.json").steps == 23
+
+
+def test_a_cache_beside_data_on_disk(tmp_path):
+    """Answers are joined with rows as these are read."""
+    rows = tiny.dataset()
+    on_disk = dataclasses.replace(rows, rows=tiny.Hidden(rows.rows))
+    model = models.from_callable(
+        lambda params, image: image @ params, lambda key: np.eye(3, dtype=np.float32)
+    )
+    variables = {"params": np.full((3, 2), 0.5, np.float32)}
+    teacher = lineage.Frozen(model, variables, 1)
+    joined = [
+        answers.with_answers(each, answers.answers(tmp_path, teacher, each, 8))
+        for each in (rows, on_disk)
+    ]
+    chosen = np.array([3, 0, 19])
+    first, second = (each.take(chosen)["teacher_logits"] for each in joined)
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_allclose(first, rows.take(chosen)["image"] @ variables["params"], 1e-6)
+    assert joined[1].features["teacher_logits"].shape == (2,)
+    assert joined[1].fingerprint != on_disk.fingerprint
+
+
+def test_views_without_a_cache(tmp_path):
+    answer = kdjax("train", CONFIG, f"--workdir={tmp_path}", "--config.teacher.cache_views=2")
+    assert answer.status == 2 and "0 without teacher.cache" in answer.err

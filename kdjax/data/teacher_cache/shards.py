@@ -39,9 +39,15 @@ def write_shard(path: Path, rows: np.ndarray, ids: np.ndarray, view: int) -> Non
         writer.close()
 
 
-def write_file(path: Path, data: bytes) -> None:
-    """Writes a file under another name, and renames it when it is on disk."""
-    with _committed(path) as temporary:
+def write_file(path: Path, data: bytes, writer: int = 0) -> None:
+    """Writes a file under another name, and renames it when it is on disk.
+
+    Args:
+      path: of the file.
+      data: what is in it, the same from all writers.
+      writer: number of the process, where several write at the same time.
+    """
+    with _committed(path, writer) as temporary:
         temporary.write_bytes(data)
 
 
@@ -122,10 +128,10 @@ def _named(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _committed(path: Path) -> Iterator[Path]:
-    for abandoned in path.parent.glob(f".{path.name}.*.tmp"):  # by a writer that was killed
+def _committed(path: Path, writer: int = 0) -> Iterator[Path]:
+    for abandoned in path.parent.glob(f".{path.name}.{writer}.*.tmp"):  # by one that was killed
         abandoned.unlink(missing_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{writer}.{os.getpid()}.tmp")
     try:
         yield temporary
         _sync(temporary)

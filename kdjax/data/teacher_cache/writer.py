@@ -111,15 +111,15 @@ def write_teacher_cache(
     stored_ids = _ids_file(ids)
     if stored_ids is not None:
         plan["ids"] = ids_checksum(stored_ids)
-    plan = _settle(folder, plan, dataset)
+    plan = _settle(folder, plan, dataset, process_index)
     if stored_ids is not None:
-        shards.write_file(folder / IDS, stored_ids)
+        shards.write_file(folder / IDS, stored_ids, process_index)
     work = _Work(folder, dataset, ids, layout, batch_size, lambda b: answer(variables, b))
     names = list(_shards(plan))
     for number, (view, part) in enumerate(names):
         if number % process_count == process_index:
             work.write(view, part, plan["rows_per_shard"])
-    return _finish(folder, plan, [shard_name(*name) for name in names])
+    return _finish(folder, plan, [shard_name(*name) for name in names], process_index)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,11 +186,13 @@ def _ids_file(ids: np.ndarray) -> bytes | None:
     return file.getvalue()
 
 
-def _settle(folder: Path, plan: dict[str, Any], dataset: Dataset) -> dict[str, Any]:
+def _settle(
+    folder: Path, plan: dict[str, Any], dataset: Dataset, process_index: int
+) -> dict[str, Any]:
     """Writes the plan, or checks that the folder's is the same, and gives the folder's."""
     path = folder / PLAN
     if not path.is_file():
-        shards.write_file(path, identity.to_bytes(plan))
+        shards.write_file(path, identity.to_bytes(plan), process_index)
         return plan
     found = identity.from_bytes(path)
     identity.check_teacher(folder, found, plan["teacher"])
@@ -210,12 +212,17 @@ def _shards(plan: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
             yield view, part
 
 
-def _finish(folder: Path, plan: Mapping[str, Any], names: list[str]) -> TeacherCache | None:
+def _finish(
+    folder: Path, plan: Mapping[str, Any], names: list[str], process_index: int
+) -> TeacherCache | None:
     """Writes the index, once every shard is there."""
     if not all((folder / name).is_file() for name in names):
         return None
     sizes = {name: os.path.getsize(folder / name) for name in names}
-    shards.write_file(folder / INDEX, identity.to_bytes({**plan, "shards": sizes}))
+    index = identity.to_bytes({**plan, "shards": sizes})
+    path = folder / INDEX
+    if not path.is_file() or path.read_bytes() != index:
+        shards.write_file(path, index, process_index)
     return TeacherCache(folder)
 
 
