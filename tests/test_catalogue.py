@@ -12,6 +12,7 @@ import pytest
 
 from kdjax import algorithms, losses, objectives
 from kdjax.train import fits
+from kdjax.train.recipe import parts_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = {
@@ -19,18 +20,18 @@ PARTS = {
         "adaptive_average_pool", "aggregate_views", "agreement_weights", "attention_map",
         "batch_coupled", "blend", "calibrate_regions", "channel_correlation", "class_centers",
         "class_sums", "combine_heads", "committee", "confidence_weights", "divergence",
-        "entropy_balance", "fit_subclasses", "geometry", "gram_distance", "interpolate",
-        "joint_labels", "label_first", "landmark_assistance", "landmark_error", "load_balance",
-        "merge_subclasses", "permute_others", "route", "sinkhorn_plan", "smooth_points", "soften",
-        "spatial_correlation", "split_target", "standardize", "uskd", "virtual_teacher",
-        "without_readout",
+        "entropy_balance", "fit_heads", "fit_subclasses", "geometry", "gram_distance",
+        "interpolate", "joint_labels", "label_first", "landmark_assistance", "landmark_error",
+        "load_balance", "merge_subclasses", "permute_others", "route", "sinkhorn_plan",
+        "smooth_points", "soften", "spatial_correlation", "split_target", "standardize", "uskd",
+        "virtual_teacher", "without_readout",
     },
     "kdjax.objectives": {
         "TaidState", "affine_augmentor", "augmented_kd", "convex", "correct", "crd_step",
         "disagreement", "draw_others", "gate", "gate_init", "gated", "lift", "measured",
-        "output_discriminator", "projected", "projectors", "ps_kd_share", "reduce", "share_network",
-        "taid_update", "teacher_is_right", "told_apart", "total_loss", "weighted", "weighted_sum",
-        "with_labels",
+        "mix_statistics", "output_discriminator", "projected", "projectors", "ps_kd_share",
+        "reduce", "share_network", "taid_update", "teacher_is_right", "told_apart",
+        "total_loss", "weighted", "weighted_sum", "with_labels",
     },
     "kdjax.algorithms": {
         "Guards", "Player", "Teacher", "algorithm", "bilevel", "kernel_self_distillation_limit",
@@ -38,6 +39,15 @@ PARTS = {
     },
 }  # fmt: skip
 """What methods are made of; everything else that is public is a method."""
+BY_OPTION = {
+    "averaged": {"stochastic_weight_averaging"},
+    "classifier": {"with_classifier"},
+    "hardest": {"el2n", "grand"},
+    "label_noise": {"label_assisted"},
+    "masked": {"masked"},
+    "queries": {"query_distribution"},
+}
+"""Functions that a recipe names by an option of a network, of an arm, or by a fit."""
 
 
 def _generator():
@@ -86,9 +96,12 @@ def test_the_recipe_exists_and_is_of_this_method(method):
         return
     recipe = importlib.import_module(method.recipe.removesuffix(".py").replace("/", "."))
     config, name = recipe.get_config(), method.function.rpartition(".")[2]
-    arms = [config.objective, *config.baselines.values()]
-    named = {a.get(key) for a in arms for key in ("algorithm", "name")}
-    named |= {v["fit"] for a in arms for v in a.to_dict().values() if fits.is_fit(v)}
+    arms = [a.to_dict() for a in (config.objective, *config.baselines.values())]
+    named = {a.get("algorithm") for a in arms}
+    named |= {part.get("name") for a in arms for part in parts_of(a)}
+    named |= {v["fit"] for a in arms for v in a.values() if fits.is_fit(v)}
+    named |= {option for a in arms for option in (*a, *a.get("model", {}))}
+    named |= {made for option in named & set(BY_OPTION) for made in BY_OPTION[option]}
     assert name == "distill" or name in named
 
 

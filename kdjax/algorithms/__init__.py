@@ -1,6 +1,7 @@
 """Algorithms: who plays, on what, in which order. One engine, and the named schemes on it."""
 
 from kdjax.algorithms.alignment import gradient_align
+from kdjax.algorithms.averaging import stochastic_weight_averaging
 from kdjax.algorithms.bilevel import bilevel
 from kdjax.algorithms.engine import algorithm
 from kdjax.algorithms.guards import Guards
@@ -41,6 +42,7 @@ __all__ = [
     "mutual_learning",
     "optimal_label_share",
     "rbf_kernel",
+    "stochastic_weight_averaging",
     "tgeo_kd",
     "train_step",
 ]

@@ -40,7 +40,7 @@ def mutual_learning(
     *,
     temperature: Any = 1.0,
     weight: compose.Weight = 1.0,
-    loss: Callable[..., Any] = logits.kd,
+    loss: Callable[..., Any] | Mapping[str, Callable[..., Any]] = logits.kd,
     **options: Any,
 ) -> Algorithm:
     """Deep mutual learning: each of K peers learns from the labels and from all the others.
@@ -54,25 +54,30 @@ def mutual_learning(
       optimizer: each peer gets a state of its own.
       temperature: `T`.
       weight: of the mutual term, a number or a schedule.
-      loss: what compares a peer with another one.
+      loss: what compares a peer with another one; one for all, or by the name of the peer that
+        learns, as in BD-KD, whose smaller peer has balanced and whose larger one reverse
+        divergences.
       **options: of `kdjax.algorithms.algorithm`.
 
     Returns:
       An algorithm without frozen teachers.
 
     Raises:
-      ValueError: for fewer than two peers.
+      ValueError: for fewer than two peers, or a peer without a loss.
 
     References:
       Zhang et al., Deep Mutual Learning, arXiv:1706.00384.
     """
     if len(students) < 2:
         raise ValueError(f"students are {sorted(students)}, wanted at least two")
+    by_name = loss if isinstance(loss, Mapping) else dict.fromkeys(students, loss)
+    if set(by_name) != set(students):
+        raise ValueError(f"loss has {sorted(by_name)}, wanted one for each of {sorted(students)}")
 
     def objective(name: str) -> Objective:
         others = [other for other in students if other != name]
         parts = {
-            f"from_{other}": lift(loss, teacher=f"{other}:logits", temperature=temperature)
+            f"from_{other}": lift(by_name[name], teacher=f"{other}:logits", temperature=temperature)
             for other in others
         }
         share = 1 / len(others)

@@ -45,7 +45,7 @@ from kdjax.losses.features import (
     embedding_regression,
     hint,
 )
-from kdjax.losses.heads import aggregate_views, combine_heads, joint_labels, sla
+from kdjax.losses.heads import aggregate_views, combine_heads, fit_heads, joint_labels, sla
 from kdjax.losses.logits import (
     cross_entropy,
     dist,
@@ -134,6 +134,7 @@ __all__ = [
     "embedding_regression",
     "entropy_balance",
     "fer_kd",
+    "fit_heads",
     "fit_subclasses",
     "focal",
     "forgetting_events",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ def combine_heads(
     Args:
       label_logits: `l`, of the head that learns labels, `[*batch, classes]`.
       kd_logits: `k`, of the head that learns from the teacher, the same shape.
-      share: `a`, from 0 to 1. Share and temperature are chosen on validation data.
+      share: `a`, from 0 to 1. `fit_heads` chooses share and temperature on held-out data.
       temperature: of the second head alone, above 0.
 
     Returns:
@@ -47,6 +48,52 @@ def combine_heads(
     by_labels = numerics.log_probabilities(label_logits)
     by_teacher = numerics.log_probabilities(kd_logits, temperature=temperature)
     return divergences.mix(share, by_labels, by_teacher)
+
+
+def fit_heads(
+    label_logits: Float[Array, "examples classes"],
+    kd_logits: Float[Array, "examples classes"],
+    labels: Int[Array, " examples"],
+    *,
+    shares: Sequence[float] = tuple(round(0.05 * step, 2) for step in range(21)),
+    temperatures: Sequence[float] = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 4.0),
+) -> dict[str, float]:
+    """DHO's search: the share and temperature with which two heads are right most often.
+
+    Of several that are right as often, those of the lowest negative log-likelihood are taken.
+
+    Args:
+      label_logits: of held-out examples, `[examples, classes]`.
+      kd_logits: the same shape.
+      labels: classes `[examples]`.
+      shares: to try, from 0 to 1.
+      temperatures: to try, above 0.
+
+    Returns:
+      `share` and `temperature`, options of `combine_heads`.
+
+    Raises:
+      ValueError: if the shapes differ, a share or a temperature is out of range, or there is none.
+
+    Example:
+      >>> sure, unsure = jnp.array([[9.0, 0.0], [0.0, 9.0]]), jnp.zeros((2, 2))
+      >>> fit_heads(sure, unsure, jnp.array([0, 1]))
+      {'share': 1.0, 'temperature': 0.5}
+
+    References:
+      Kang et al., Simple Semi-supervised Knowledge Distillation from Vision-Language Models via
+      Dual-Head Optimization, arXiv:2505.07675.
+    """
+    if not shares or not temperatures:
+        raise ValueError(f"shares are {shares!r} and temperatures {temperatures!r}, wanted some")
+
+    def merit(options):
+        answer = combine_heads(label_logits, kd_logits, **options)
+        right = jnp.mean(jnp.argmax(answer, axis=-1) == labels)
+        return float(right), -float(jnp.mean(logit_losses.cross_entropy(answer, labels)))
+
+    pairs = itertools.product(shares, temperatures)
+    return max(({"share": a, "temperature": t} for a, t in pairs), key=merit)
 
 
 def sla(

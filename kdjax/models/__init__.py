@@ -2,7 +2,13 @@
 
 from kdjax.models.callables import as_model, from_batch, from_callable
 from kdjax.models.combine import cast, ensemble, rename
-from kdjax.models.heads import label_assisted, masked, with_heads, with_signals
+from kdjax.models.heads import (
+    label_assisted,
+    masked,
+    with_classifier,
+    with_heads,
+    with_signals,
+)
 from kdjax.models.linen import from_linen
 from kdjax.models.nnx import from_nnx
 from kdjax.models.taps import list_taps, tapped
@@ -29,6 +35,7 @@ __all__ = [
     "masked",
     "rename",
     "tapped",
+    "with_classifier",
     "with_heads",
     "with_signals",
 ]

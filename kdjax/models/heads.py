@@ -168,7 +168,75 @@ def label_assisted(
     return Model(lambda key, batch: model.init(key, assisted(batch, key)), apply)
 
 
-def masked(model: Model, variables: Variables, mask: Model, *, at: str) -> Model:
+def with_classifier(
+    model: Model, num_classes: int, *, width: int, layer: Mapping[str, jax.Array] | None = None
+) -> Model:
+    """A student that answers by its teacher's last layer, which stays as it is.
+
+    Its embedding is projected to the teacher's width and read by the teacher's classifier. Where
+    the projected embedding is taught to be like the teacher's, its answer follows.
+
+    Args:
+      model: one that gives `embedding` `[batch, features]`.
+      num_classes: of the classifier.
+      width: of the teacher's embedding.
+      layer: the classifier's `kernel` `[width, num_classes]` and `bias`; they are the collection
+        `frozen` of the result. `None` makes them anew, to be replaced in there.
+
+    Returns:
+      A model whose signals `embedding` and `logits` are the projected embedding and what the
+      classifier says of it. Its parameters are those of `model`, whose own head is left without use
+      and gradient, and of `projector`.
+
+    Raises:
+      ValueError: when made, if the layer is of another shape.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from kdjax import models
+      >>> model = with_classifier(models.from_linen(models.MLP(features=(8,))), 10, width=32)
+      >>> batch = {"image": jnp.ones((2, 4, 4, 1))}
+      >>> model.apply(model.init(jax.random.key(0), batch), batch)[0]["embedding"].shape
+      (2, 32)
+
+    References:
+      Tang et al., Distribution Shift Matters for Knowledge Distillation with Webly Collected
+      Images, arXiv:2307.11469; Chen et al., Knowledge Distillation with the Reused Teacher
+      Classifier, arXiv:2203.14001.
+    """
+    projector = nn.Dense(width)
+    if layer is not None and jnp.shape(layer["kernel"]) != (width, num_classes):
+        raise ValueError(
+            f"layer has a kernel of shape {jnp.shape(layer['kernel'])}, wanted "
+            f"{(width, num_classes)}"
+        )
+
+    def init(key: Key, batch: Batch) -> Variables:
+        own = dict(model.init(key, batch))
+        shape = jax.eval_shape(model.apply, own, batch)[0]["embedding"].shape
+        keys = jax.random.split(jax.random.fold_in(key, 1))
+        made = projector.init(keys[0], jnp.zeros(shape))["params"]
+        kept = layer
+        if kept is None:
+            kept = nn.Dense(num_classes).init(keys[1], jnp.zeros((1, width)))["params"]
+        return {**own, "params": {"model": own["params"], "projector": made}, "frozen": dict(kept)}
+
+    def apply(
+        variables: Variables, batch: Batch, *, key: Key | None = None, train: bool = False
+    ) -> tuple[Signals, Variables]:
+        params, kept = variables["params"], jax.lax.stop_gradient(variables["frozen"])
+        own = {name: v for name, v in variables.items() if name != "frozen"}
+        signals, changed = model.apply(
+            {**own, "params": params["model"]}, batch, key=key, train=train
+        )
+        embedding = projector.apply({"params": params["projector"]}, signals["embedding"])
+        logits = nn.Dense(num_classes).apply({"params": kept}, embedding)
+        return {**signals, "embedding": embedding, "logits": logits}, changed
+
+    return Model(init, apply)
+
+
+def masked(model: Model, variables: Variables | None, mask: Model, *, at: str) -> Model:
     """A frozen model one of whose features is multiplied by a mask, which is all that trains.
 
     MST-Distill's specialised teacher: distil the (frozen) student into it, and it becomes a teacher
@@ -176,7 +244,8 @@ def masked(model: Model, variables: Variables, mask: Model, *, at: str) -> Model
 
     Args:
       model: made by `from_linen`.
-      variables: its variables; they are the collection `frozen` of the result.
+      variables: its variables; they are the collection `frozen` of the result. `None` makes them
+        anew, to be replaced in there.
       mask: reads `features` and gives `mask`, such as `kdjax.objectives.mask_network`.
       at: path of the submodule whose output is masked, as for taps.
 
@@ -204,10 +273,11 @@ def masked(model: Model, variables: Variables, mask: Model, *, at: str) -> Model
         raise TypeError(f"masked wants a model made by from_linen, got {model!r}")
 
     def init(key: Key, batch: Batch) -> Variables:
-        shapes, _ = jax.eval_shape(tapped(model, at).apply, variables, batch)
+        kept = model.init(key, batch) if variables is None else variables
+        shapes, _ = jax.eval_shape(tapped(model, at).apply, kept, batch)
         feature = jnp.zeros(shapes[PREFIX + at].shape)
         made = mask.init(key, {"features": feature})
-        return {"params": made["params"], "frozen": dict(variables)}
+        return {"params": made["params"], "frozen": dict(kept)}
 
     def apply(
         variables: Variables, batch: Batch, *, key: Key | None = None, train: bool = False

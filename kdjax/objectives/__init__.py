@@ -22,6 +22,7 @@ from kdjax.objectives.learned_weights import geometry_weighted_kd, share_network
 from kdjax.objectives.lift import lift, reduce
 from kdjax.objectives.masks import mask_network
 from kdjax.objectives.memory import crd, crd_step, draw_others, info_nce
+from kdjax.objectives.perturbation import mix_distribution, mix_statistics
 from kdjax.objectives.pretraining import sim_clr
 from kdjax.objectives.projected import projected
 from kdjax.objectives.self_targets import uskd
@@ -57,6 +58,8 @@ __all__ = [
     "lift",
     "mask_network",
     "measured",
+    "mix_distribution",
+    "mix_statistics",
     "ofa_exits",
     "output_discriminator",
     "projected",

@@ -10,11 +10,10 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from kdjax.base import EMPTY, Objective, ObjectiveVariables
-from kdjax.losses import divergences, heads, numerics, subclasses, targets
+from kdjax.losses import divergences, subclasses, targets
+from kdjax.losses import heads as head_losses
+from kdjax.objectives import exits
 from kdjax.objectives.lift import reduce
-from kdjax.objectives.teachers import dense_stack
-
-EXACT = jax.lax.Precision.HIGHEST
 
 
 def ofa_exits(
@@ -23,6 +22,9 @@ def ofa_exits(
     gamma: Any = 1.5,
     temperature: Any = 1.0,
     exit_weight: float = 1.0,
+    blocks: int | Sequence[int] = 0,
+    heads: int = 4,
+    grid: int = 7,
     student: str = "logits",
     teacher: str = "teacher:logits",
     labels: str = "label",
@@ -31,16 +33,21 @@ def ofa_exits(
 
         ofa(s, t, y)  +  exit_weight · sum_k ofa(exit_k(f_k), t, y)
 
-    An exit averages its feature over space and reads it with a linear layer. Exits are trained
-    along, their gradient reaches the features, and they are dropped afterwards; the teacher's
-    features are not needed, so that the networks may be quite different. Add `cross_entropy` with
-    weight 1.
+    An exit has some blocks, averages over space and reads the mean with a linear layer. The blocks
+    suit the feature: depthwise-separable convolutions of stride 2 for images, transformer layers
+    for tokens. Exits are trained along, their gradient reaches the features, and they are dropped
+    afterwards; the teacher's features are not needed, so that the networks may be quite different.
+    Add `cross_entropy` with weight 1.
 
     Args:
       features: the student's signals with an exit each, `[batch, …, width]`.
       gamma: as for `losses.ofa`.
       temperature: of both sides.
       exit_weight: of each exit's loss.
+      blocks: how many each exit has, one number or one per feature; in the paper `4 - k` after the
+        `k`-th of four stages.
+      heads: of the attention of tokens.
+      grid: tokens are merged, four into one, until a side has no more than that many.
       student: the student's logits `[batch, classes]`.
       teacher: the teacher's.
       labels: field of the batch with the labels.
@@ -49,27 +56,39 @@ def ofa_exits(
       An objective with the terms `ofa` and `exits`; its parameters are the exits'.
 
     Raises:
-      ValueError: if no feature is named.
+      ValueError: if no feature is named, there are not as many numbers of blocks as features, or
+        a feature does not suit its blocks.
 
     References:
       Hao et al., One-for-All: Bridge the Gap Between Heterogeneous Architectures in Knowledge
-      Distillation, arXiv:2310.19444. (There an exit has convolutions, or transformer layers, too.)
+      Distillation, arXiv:2310.19444. (There exits have batch norm; here examples are normalised
+      one by one.)
     """
     names = (features,) if isinstance(features, str) else tuple(features)
     if not names:
         raise ValueError("features is empty, wanted at least one signal of the student")
+    depths = (blocks,) * len(names) if isinstance(blocks, int) else tuple(blocks)
+    if len(depths) != len(names):
+        raise ValueError(f"blocks are {blocks!r} for {len(names)} features, wanted one for each")
 
     def init(key, context):
         classes = jnp.shape(context.get(student))[-1]
-        widths = [(jnp.shape(context.get(name))[-1], classes) for name in names]
         keys = jax.random.split(key, len(names))
-        params = {n: dense_stack(k, w) for n, k, w in zip(names, keys, widths, strict=True)}
+        params = {
+            name: exits.exit_init(
+                own, jnp.shape(context.get(name)), classes, blocks=depth, heads=heads, grid=grid
+            )
+            for name, own, depth in zip(names, keys, depths, strict=True)
+        }
         return ObjectiveVariables(params, {})
 
     def apply(variables, context):
         theirs, truth = context.get(teacher), context.get(labels, role="batch")
         options = {"gamma": gamma, "temperature": temperature}
-        answers = [_read(variables.params[name], context.get(name)) for name in names]
+        answers = [
+            exits.exit_logits(variables.params[name], context.get(name), heads=heads)
+            for name in names
+        ]
         last = targets.ofa(context.get(student), theirs, truth, **options)
         early = sum(targets.ofa(answer, theirs, truth, **options) for answer in answers)
         return {"ofa": reduce(last), "exits": reduce(early)._replace(weight=exit_weight)}, {}
@@ -121,7 +140,7 @@ def sla(
         turned = [jnp.rot90(images, k, axes=(1, 2)) for k in range(views)]
         network = context.networks[player]
         each = [network({**context.batch, image: view})[joint] for view in turned]
-        values = heads.sla(
+        values = head_losses.sla(
             (jnp.stack(each, axis=1), context.get(student)),
             context.get(labels, role="batch"),
             temperature=temperature,
@@ -175,9 +194,3 @@ def lelp(
         return {"lelp": reduce(divergences.soft_cross_entropy(context.get(student), target))}, {}
 
     return Objective(lambda key, context: EMPTY, apply)
-
-
-def _read(params: dict[str, Array], feature: Array) -> Array:
-    feature = numerics.as_float(feature)
-    pooled = jnp.mean(feature, axis=tuple(range(1, feature.ndim - 1)))
-    return jnp.matmul(pooled, params["kernel_0"], precision=EXACT) + params["bias_0"]

@@ -39,7 +39,8 @@ def selected_kd(
 
     References:
       Tang et al., Distribution Shift Matters for Knowledge Distillation with Webly Collected
-      Images, arXiv:2307.11469. (Its shared classifier and its contrastive block are not in here.)
+      Images, arXiv:2307.11469. Its shared classifier is `kdjax.models.with_classifier`, its
+      contrastive block `mix_distribution`.
     """
     kd = lift(
         logits.kd,

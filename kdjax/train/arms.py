@@ -40,7 +40,9 @@ class Arm:
     def needs_teacher(self) -> bool:
         """Whether anything of a teacher goes into it."""
         if self.scheme == "distill":
-            return recipe.reads_teacher(self.options.get("name", ""))
+            return any(
+                recipe.reads_teacher(part.get("name", "")) for part in recipe.parts_of(self.options)
+            )
         return self._wants.needs_teacher
 
     @property
@@ -56,7 +58,10 @@ class Arm:
     @property
     def after(self) -> tuple[str, ...]:
         """The runs of other arms that must have ended before."""
-        return tuple(n for n in (*self.taught_by, self.starts_from) if n and n != TEACHER)
+        options = [value for value in self.options.values() if isinstance(value, Mapping)]
+        fitted_to = [value["of"] for value in options if "fit" in value and value.get("of")]
+        found = dict.fromkeys([*self.taught_by, self.starts_from, *fitted_to])
+        return tuple(name for name in found if name and name != TEACHER)
 
     @property
     def uses_the_teacher(self) -> bool:

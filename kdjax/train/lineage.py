@@ -15,7 +15,7 @@ from kdjax.data import Dataset
 from kdjax.train import fits, measuring, recipe
 from kdjax.train.arms import Arm
 from kdjax.train.errors import RecipeError, one_line
-from kdjax.train.splits import Data
+from kdjax.train.splits import LABELLED, Data
 
 Find = Callable[[str], tuple[Model, Variables]]
 """Model and variables of a run by its name."""
@@ -97,11 +97,14 @@ def fitted(
     options = dict(arm.options)
     for key, value in fitted_options(arm).items():
         place = f"config.{arm.section}.{key}"
-        source = taught
-        if value["fit"] in fits.OF_THE_START:
-            source = Frozen(*find(arm.starts_from), 1) if arm.starts_from else None
-        if source is None:
-            raise RecipeError(f"{place} is fitted to a run; name one in taught_by or starts_from")
+        run = value.get("of") or (arm.starts_from if value["fit"] in fits.OF_THE_START else "")
+        source = Frozen(*find(run), 1) if run else taught
+        if value["fit"] in fits.OF_LABELS:
+            source = None
+        elif source is None or (value["fit"] in fits.OF_THE_START and not run):
+            raise RecipeError(
+                f"{place} is fitted to a run; name one in taught_by or starts_from, or with of"
+            )
         try:
             options[key] = fits.fitted(value, _known(source, data, size, abstract))
         except (ValueError, TypeError, KeyError) as error:
@@ -109,9 +112,12 @@ def fitted(
     return options
 
 
-def _known(source: Frozen, data: Data, size: int, abstract: bool) -> fits.Known:
+def _known(source: Frozen | None, data: Data, size: int, abstract: bool) -> fits.Known:
     """What a network answers to the data, and its last layer."""
     names = ("logits", "embedding")
+    label = measuring.column_of(data.train, "label", size)
+    if source is None:
+        return fits.Known({}, label, None)
 
     def answers(dataset: Dataset) -> dict[str, np.ndarray]:
         if not abstract:
@@ -122,10 +128,12 @@ def _known(source: Frozen, data: Data, size: int, abstract: bool) -> fits.Known:
 
     head, held_out = None, None
     if source.members == 1:
-        params = source.variables["params"]
-        layer = params.get("model", params)["head"]
+        layer = recipe.last_layer(source.variables)
         head = {key: np.zeros(leaf.shape) if abstract else leaf for key, leaf in layer.items()}
     if data.validation is not None:
-        label = measuring.labels_of(data.validation, size)
-        held_out = {"embedding": answers(data.validation)["embedding"], "label": label}
-    return fits.Known(answers(data.train), measuring.labels_of(data.train, size), head, held_out)
+        theirs = measuring.column_of(data.validation, "label", size)
+        held_out = {"embedding": answers(data.validation)["embedding"], "label": theirs}
+    labelled = None
+    if LABELLED in data.train.features:
+        labelled = measuring.column_of(data.train, LABELLED, size)
+    return fits.Known(answers(data.train), label, head, held_out, labelled)

@@ -35,8 +35,13 @@ def answers(
 
 def labels_of(dataset: Dataset, batch_size: int) -> np.ndarray:
     """Labels of a whole data set, in its order, `[size]`."""
+    return column_of(dataset, "label", batch_size)
+
+
+def column_of(dataset: Dataset, name: str, batch_size: int) -> np.ndarray:
+    """A field of a whole data set, in its order, `[size, …]`."""
     batches = data.eval_batches(dataset, batch_size)
-    return np.concatenate([batch["label"][batch["mask"]] for batch in batches])
+    return np.concatenate([batch[name][batch["mask"]] for batch in batches])
 
 
 def measure(

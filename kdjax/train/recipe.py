@@ -10,7 +10,7 @@ from typing import Any
 import optax
 
 import kdjax
-from kdjax import losses, models, objectives, parallel
+from kdjax import algorithms, losses, models, objectives, parallel
 from kdjax.base import Algorithm, Model, Objective
 from kdjax.losses import divergences
 from kdjax.losses.numerics import nearest
@@ -20,8 +20,11 @@ from kdjax.train.schemes import SCHEMES, Request
 
 LIFT_OPTIONS = ("student", "teacher", "labels", "where", "weights")
 ARM_OPTIONS = ("name", "algorithm", "weight", "label_weight", "projector", "smoothing", "augment")
-ARM_OPTIONS += ("model", "taught_by", "starts_from")
-WRAPPERS = ("heads", "combine", "subclasses", "label_noise", "precision")
+ARM_OPTIONS += ("model", "taught_by", "starts_from", "beside", "averaged")
+PART_OPTIONS = ("name", "weight", "projector")
+"""Those of `ARM_OPTIONS` that an objective beside another one has as well."""
+WRAPPERS = ("heads", "combine", "subclasses", "label_noise", "precision", "rows", "masked")
+WRAPPERS += ("classifier",)
 """What a network may have around it."""
 
 Options = Mapping[str, Any]
@@ -40,12 +43,16 @@ def check_keys(section: str, given: Iterable[str], known: Iterable[str]) -> None
 def build_model(section: str, options: Options, facts: Facts, taps: tuple[str, ...] = ()) -> Model:
     """A network of the zoo, `{'name': 'mixer', 'width': 64}`, for the data set's classes.
 
-    Around it may stand `heads` (width by name), `combine` (two heads that answer together),
-    `subclasses` of each class (their logits are the signal `subclass_logits`), `label_noise` (it
-    sees labels with that much noise), `precision`.
+    Around it may stand `rows` (it sees these rows of the image alone), `masked` (all of it is
+    frozen but a mask of one feature), `classifier` (it answers by the last layer of the run that it
+    starts from), `heads` (width by name), `combine` (two heads that answer together), `subclasses`
+    of each class (their logits are the signal `subclass_logits`), `label_noise` (it sees labels
+    with that much noise), `precision`.
     """
-    model = models.from_linen(build_network(section, options, facts), taps=taps)
+    network = build_network(section, options, facts)
+    model = models.from_linen(network, inputs=_inputs(section, options), taps=taps)
     classes, heads = facts["num_classes"], _plain(options.get("heads") or {})
+    model = _on_frozen(section, model, options, classes)
     split = options.get("subclasses") or 0
     if split:
         heads["subclass_logits"] = classes * split
@@ -64,6 +71,46 @@ def build_model(section: str, options: Options, facts: Facts, taps: tuple[str, .
         model = models.label_assisted(model, classes, noise=options["label_noise"])
     precision = options.get("precision")
     return model if precision is None else models.cast(model, compute=precision)
+
+
+def _inputs(section: str, options: Options) -> Any:
+    """What the network is called with: the image, or some of its rows."""
+    if not options.get("rows"):
+        return "image"
+    try:
+        first, end = options["rows"]
+    except (TypeError, ValueError) as error:
+        raise RecipeError(
+            f"config.{section}.rows is {options['rows']!r}, wanted the first and the one after the "
+            "last, (0, 4)"
+        ) from error
+    return lambda batch: (batch["image"][:, first:end],)
+
+
+def _on_frozen(section: str, model: Model, options: Options, classes: int) -> Model:
+    """The network around, or under, what is frozen of the run that it starts from."""
+    given = {key: _plain(options[key]) for key in FROZEN if options.get(key)}
+    if not given:
+        return model
+    if len(given) > 1:
+        raise RecipeError(f"config.{section} has {' and '.join(given)}, wanted one of them")
+    try:
+        if "classifier" in given:
+            return models.with_classifier(model, classes, **given["classifier"])
+        at, mask = given["masked"].pop("at"), objectives.mask_network(**given["masked"])
+        return models.masked(model, None, mask, at=at)
+    except (TypeError, ValueError, KeyError) as error:
+        raise RecipeError(f"config.{section}.{next(iter(given))}: {_one_line(error)}") from error
+
+
+def last_layer(variables: Any) -> Any:
+    """The layer that gives the logits, of a network of the zoo."""
+    params = variables["params"]
+    return params.get("model", params)["head"]
+
+
+FROZEN = {"masked": lambda variables: variables, "classifier": last_layer}
+"""What a network keeps frozen of the run that it starts from."""
 
 
 def build_network(section: str, options: Options, facts: Facts) -> Any:
@@ -142,22 +189,27 @@ def build_objective(section: str, arm: Options, facts: Facts) -> Objective:
     """The objective that an arm of the config describes, accuracy reported beside it.
 
     `name` is an objective of `kdjax.objectives` or a loss of `kdjax.losses`; other keys are its
-    options. `label_weight` adds cross-entropy, `projector` puts a trainable projector on the
-    student's signal.
+    options. `label_weight` adds cross-entropy, `beside` further objectives by name, `projector`
+    puts a trainable projector on the student's signal.
     """
     arm = _plain(arm)
-    extra = {key: arm.pop(key) for key in ARM_OPTIONS if key in arm}
+    extra = {key: arm[key] for key in ARM_OPTIONS if key in arm}
     name = extra.get("name", "")
-    arm = {key: _schedule(section, value, facts) for key, value in arm.items()}
-    factory = _factory(name)
-    if factory is not None:
-        objective = _call_factory(section, name, factory, arm, facts)
-    else:
-        objective = _lift(section, name, dict(arm))
-    if extra.get("projector"):
-        objective = _project(section, objective, extra["projector"], arm)
-    weight = _schedule(section, extra.get("weight", 1.0), facts)
-    parts, weights = {name: objective}, {name: weight}
+    parts, weights = {}, {}
+    parts[name], weights[name] = _part(section, arm, facts)
+    beside = extra.get("beside", {})
+    if not isinstance(beside, Mapping):
+        raise RecipeError(f"config.{section}.beside is {beside!r}, wanted objectives by name")
+    for key, own in beside.items():
+        place = f"{section}.beside.{key}"
+        if key in (name, "labels"):
+            raise RecipeError(f"config.{place} has the name of another part; choose another name")
+        if not isinstance(own, Mapping):
+            raise RecipeError(f"config.{place} is {own!r}, wanted a name with its options")
+        for option in own:
+            if option in ARM_OPTIONS and option not in PART_OPTIONS:
+                raise RecipeError(f"config.{place} has {option!r}, which config.{section} may have")
+        parts[key], weights[key] = _part(place, own, facts)
     if extra.get("label_weight", 0):
         smoothing = extra.get("smoothing", 0.0)
         parts["labels"] = kdjax.lift(
@@ -165,6 +217,31 @@ def build_objective(section: str, arm: Options, facts: Facts) -> Objective:
         )
         weights["labels"] = _schedule(section, extra["label_weight"], facts)
     return objectives.measured(objectives.weighted_sum(parts, weights), accuracy=objectives.correct)
+
+
+def _part(section: str, options: Options, facts: Facts) -> tuple[Objective, Any]:
+    """One objective and its weight."""
+    own = {
+        key: _schedule(section, value, facts)
+        for key, value in options.items()
+        if key not in ARM_OPTIONS
+    }
+    name = options.get("name", "")
+    factory = _factory(name)
+    if factory is not None:
+        objective = _call_factory(section, name, factory, own, facts)
+    else:
+        objective = _lift(section, name, dict(own))
+    if options.get("projector"):
+        objective = _project(section, objective, options["projector"], own)
+    return objective, _schedule(section, options.get("weight", 1.0), facts)
+
+
+def parts_of(arm: Options) -> list[Options]:
+    """An arm's objective and those beside it."""
+    beside = arm.get("beside")
+    others = beside.values() if isinstance(beside, Mapping) else ()
+    return [arm, *(own for own in others if isinstance(own, Mapping))]
 
 
 def build_algorithm(
@@ -187,11 +264,46 @@ def build_algorithm(
         return build_objective(section, rest, facts)
 
     rest = {key: value for key, value in arm.items() if key not in ARM_OPTIONS}
+    if rest.get("peer_model"):
+        rest["peer_model"] = build_model(f"{section}.peer_model", rest["peer_model"], facts)
+    optimizer = _averaged(section, optimizer, arm.get("averaged", 0), facts)
     request = Request(section, student, teacher, optimizer, rest, facts, objective, options)
     try:
-        return SCHEMES[name].build(request)
+        algorithm = SCHEMES[name].build(request)
     except TypeError as error:
         raise RecipeError(f"config.{section}: {_one_line(error)}") from error
+    kept = [key for key in FROZEN if (arm.get("model") or {}).get(key)]
+    if not kept:
+        return algorithm
+    if not arm.get("starts_from"):
+        raise RecipeError(f"config.{section}.model.{kept[0]} wants a run; name one in starts_from")
+    return _keeping(algorithm, student, FROZEN[kept[0]])
+
+
+def _averaged(
+    section: str, optimizer: optax.GradientTransformation, share: Any, facts: Facts
+) -> optax.GradientTransformation:
+    """The optimiser, which ends at the mean of the parameters of its last steps."""
+    if not share:
+        return optimizer
+    try:
+        return algorithms.stochastic_weight_averaging(
+            optimizer, total_steps=facts["total_steps"], share=share
+        )
+    except (ValueError, TypeError) as error:
+        raise RecipeError(f"config.{section}.averaged: {_one_line(error)}") from error
+
+
+def _keeping(algorithm: Algorithm, student: Model, chosen: Callable[[Any], Any]) -> Algorithm:
+    """The algorithm, whose student starts anew around what it keeps frozen of another run."""
+
+    def init(key, batch, frozen=None, variables=None):
+        given = dict(variables or {})
+        kept = chosen(given["student"])
+        given["student"] = {**student.init(key, batch), "frozen": kept}
+        return algorithm.init(key, batch, frozen, given)
+
+    return algorithm._replace(init=init)
 
 
 def build_rules(rules: Mapping[str, Any]) -> dict[str, parallel.Rules]:
@@ -223,9 +335,9 @@ def wanted_taps(arms: Iterable[Options]) -> dict[str, tuple[str, ...]]:
     """Paths that the arms read from `student` and `teacher`, by role."""
     found: dict[str, dict[str, None]] = {"student": {}, "teacher": {}}
     roles = {"student": "student", "feature": "student", "features": "student"}
-    for arm in arms:
+    for part in (part for arm in arms for part in parts_of(arm)):
         for key, own in {**roles, "teacher": "teacher"}.items():
-            for signal in _names(arm.get(key)):
+            for signal in _names(part.get(key)):
                 role, _, name = signal.rpartition(":")
                 if name.startswith("taps/"):
                     found[role or own][name.removeprefix("taps/")] = None
@@ -249,8 +361,10 @@ def reads_teacher(name: str) -> bool:
 
 def teacher_signals(arm: Options) -> tuple[str, ...]:
     """The signals of the teacher that an arm reads, those that it does not name included."""
-    parameters = inspect.signature(_factory(arm.get("name", "")) or kdjax.lift).parameters
-    read = [arm.get(name, p.default) for name, p in parameters.items() if "teacher" in name]
+    read = []
+    for part in parts_of(arm):
+        parameters = inspect.signature(_factory(part.get("name", "")) or kdjax.lift).parameters
+        read += [part.get(name, p.default) for name, p in parameters.items() if "teacher" in name]
     named = [value for value in read if isinstance(value, str | tuple | list)]
     return tuple(signal for value in named for signal in _names(value))
 

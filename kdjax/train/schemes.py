@@ -71,12 +71,16 @@ def _average(request: Request) -> Algorithm:
 
 
 def _mutual(request: Request) -> Algorithm:
-    options = dict(request.options)
-    peers = {f"peer_{index}": request.student for index in range(options.pop("peers", 1))}
+    options = _with_loss(request.section, dict(request.options))
+    options = _with_loss(request.section, options, "peer_loss")
+    network, loss = options.pop("peer_model", request.student), options.get("loss", losses.kd)
+    names = [f"peer_{index}" for index in range(options.pop("peers", 1))]
+    theirs = dict.fromkeys(names, options.pop("peer_loss", loss))
+    options["loss"] = {"student": loss, **theirs}
     return algorithms.mutual_learning(
-        {"student": request.student, **peers},
+        {"student": request.student, **dict.fromkeys(names, network)},
         request.optimizer,
-        **_with_loss(request.section, options),
+        **options,
         **request.engine,
     )
 
@@ -126,14 +130,14 @@ def _hard(request: Request) -> Algorithm:
     )
 
 
-def _with_loss(section: str, options: dict[str, Any]) -> dict[str, Any]:
+def _with_loss(section: str, options: dict[str, Any], key: str = "loss") -> dict[str, Any]:
     """The options, with a loss that is named looked up."""
-    name = options.get("loss")
+    name = options.get(key)
     if name is None:
         return options
     if name not in losses.__all__:
-        raise RecipeError(f"config.{section}.loss is {name!r}{nearest(name, losses.__all__)}")
-    return {**options, "loss": getattr(losses, name)}
+        raise RecipeError(f"config.{section}.{key} is {name!r}{nearest(name, losses.__all__)}")
+    return {**options, key: getattr(losses, name)}
 
 
 SCHEMES = {

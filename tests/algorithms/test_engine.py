@@ -249,9 +249,14 @@ def test_mismatched_classes_are_named():
         algorithm.step(algorithm.init(KEY, batch(), frozen), batch(), frozen)
 
 
-def test_mutual_learning_is_what_it_says():
+@pytest.mark.parametrize("by_name", [False, True])
+def test_mutual_learning_is_what_it_says(by_name):
     peers = {"a": network(8), "b": network(4), "c": network(12)}
-    algorithm = algorithms.mutual_learning(peers, SGD, temperature=2.0)
+    loss = dict.fromkeys(peers, losses.kd)
+    if by_name:
+        loss = {"a": losses.balanced_kl, "b": losses.reverse_kl, "c": losses.kd}
+    chosen = {"loss": loss} if by_name else {}
+    algorithm = algorithms.mutual_learning(peers, SGD, temperature=2.0, **chosen)
     state = algorithm.init(KEY, batch())
     logits = {
         name: peers[name].apply(player.variables, batch())[0]["logits"]
@@ -260,9 +265,11 @@ def test_mutual_learning_is_what_it_says():
     _, metrics = algorithm.step(state, batch())
     for name in peers:
         others = [
-            losses.kd(logits[name], logits[o], temperature=2.0).mean() for o in peers if o != name
+            loss[name](logits[name], logits[o], temperature=2.0).mean() for o in peers if o != name
         ]
         expected = losses.cross_entropy(logits[name], batch()["label"]).mean() + sum(others) / 2
         np.testing.assert_allclose(metrics[f"{name}/loss"], expected, rtol=1e-5)
     with pytest.raises(ValueError, match="wanted at least two"):
         algorithms.mutual_learning({"a": network(4)}, SGD)
+    with pytest.raises(ValueError, match=r"loss has \['a'\], wanted one for each of \['a', 'b'\]"):
+        algorithms.mutual_learning({"a": network(4), "b": network(4)}, SGD, loss={"a": losses.kd})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -147,6 +148,22 @@ def test_combined_heads(share, temperature):
     given = losses.combine_heads(*LOGITS, share=share, temperature=temperature)
     wanted = share * softmax(LOGITS[0]) + (1 - share) * softmax(LOGITS[1] / temperature)
     np.testing.assert_allclose(jnp.exp(given), wanted, rtol=1e-5)
+
+
+def test_the_best_blend_of_two_heads_is_found():
+    labels = RNG.integers(0, CLASSES, 60)
+    heads = RNG.normal(size=(2, 60, CLASSES)) + np.eye(CLASSES)[labels]
+    grid = {"shares": (0.0, 0.2, 0.6, 1.0), "temperatures": (0.5, 3.0)}
+    merits = {}
+    for share, temperature in itertools.product(*grid.values()):
+        p = share * softmax(heads[0]) + (1 - share) * softmax(heads[1] / temperature)
+        right = np.mean(p.argmax(1) == labels)
+        merits[share, temperature] = right, np.mean(np.log(p[np.arange(60), labels]))
+    best = max(merits, key=merits.get)
+    given = losses.fit_heads(*np.float32(heads), labels, **grid)
+    assert (given["share"], given["temperature"]) == best
+    with pytest.raises(ValueError, match=r"shares are \(\) and temperatures"):
+        losses.fit_heads(*np.float32(heads), labels, shares=())
 
 
 def test_heads_check_their_arguments():

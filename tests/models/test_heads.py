@@ -85,6 +85,48 @@ def test_a_mask_multiplies_a_feature_of_a_frozen_teacher():
     assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(slopes["frozen"]))
 
 
+def test_a_frozen_model_can_come_later():
+    special = models.masked(BODY, None, fixed_mask(8), at="hidden_0")
+    own = special.init(KEY, BATCH)
+    variables = BODY.init(jax.random.key(1), BATCH)
+    given = special.apply({**own, "frozen": variables}, BATCH)[0]["logits"]
+    at_once = models.masked(BODY, variables, fixed_mask(8), at="hidden_0")
+    wanted = at_once.apply(at_once.init(KEY, BATCH), BATCH)[0]["logits"]
+    np.testing.assert_array_equal(given, wanted)
+
+
+def test_a_student_answers_by_its_teachers_classifier():
+    layer = {"kernel": jax.random.normal(KEY, (6, 3)), "bias": jnp.arange(3.0)}
+    model = models.with_classifier(BODY, 3, width=6, layer=layer)
+    variables = model.init(KEY, BATCH)
+    signals, _ = model.apply(variables, BATCH)
+    own, _ = BODY.apply({"params": variables["params"]["model"]}, BATCH)
+    projector = variables["params"]["projector"]
+    wanted = own["embedding"] @ projector["kernel"] + projector["bias"]
+    np.testing.assert_allclose(signals["embedding"], wanted, rtol=1e-4, atol=1e-5)
+    answer = wanted @ layer["kernel"] + layer["bias"]
+    np.testing.assert_allclose(signals["logits"], answer, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(signals["taps/hidden_0"], own["taps/hidden_0"])
+
+    def total(own):
+        return jnp.sum(model.apply(own, BATCH)[0]["logits"] ** 2)
+
+    slopes = jax.grad(total)(variables)
+    assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(slopes["frozen"]))
+    assert np.any(slopes["params"]["model"]["hidden_0"]["kernel"] != 0)
+    with pytest.raises(ValueError, match=r"kernel of shape \(6, 3\), wanted \(5, 3\)"):
+        models.with_classifier(BODY, 3, width=5, layer=layer)
+
+
+def test_a_classifier_on_a_model_with_statistics_trains():
+    network = models.from_linen(models.ConvNet(widths=(4,)))
+    model = models.with_classifier(network, 10, width=8)
+    variables = model.init(KEY, BATCH)
+    _, changed = model.apply(variables, BATCH, train=True)
+    assert set(variables) == {"params", "batch_stats", "frozen"}
+    assert set(changed) == {"batch_stats"}
+
+
 def test_masked_models_name_what_is_wrong():
     variables = BODY.init(KEY, BATCH)
     with pytest.raises(ValueError, match="hidden_9"):

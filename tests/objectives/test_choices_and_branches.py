@@ -104,13 +104,13 @@ def test_exits_read_pooled_features_and_learn_from_the_last_logits():
         terms, _ = objective.apply(variables._replace(params=params), seen)
         return objectives.total_loss(terms)
 
-    params = variables.params["middle"]
+    params = variables.params["middle"]["head"]
     answer = FEATURE.mean((1, 2)) @ params["kernel_0"] + params["bias_0"]
     wanted = losses.ofa(STUDENT, TEACHER, LABELS, gamma=1.3).mean()
     wanted += 0.5 * losses.ofa(answer, TEACHER, LABELS, gamma=1.3).mean()
     np.testing.assert_allclose(total(FEATURE, variables.params), wanted, rtol=1e-5)
     by_feature, by_params = jax.grad(total, (0, 1))(FEATURE, variables.params)
-    assert np.any(by_feature != 0) and np.any(by_params["middle"]["kernel_0"] != 0)
+    assert np.any(by_feature != 0) and np.any(by_params["middle"]["head"]["kernel_0"] != 0)
     with pytest.raises(ValueError, match="features is empty"):
         objectives.ofa_exits(features=())
 
