@@ -58,15 +58,20 @@ class Arm:
     @property
     def after(self) -> tuple[str, ...]:
         """The runs of other arms that must have ended before."""
-        options = [value for value in self.options.values() if isinstance(value, Mapping)]
-        fitted_to = [value["of"] for value in options if "fit" in value and value.get("of")]
-        found = dict.fromkeys([*self.taught_by, self.starts_from, *fitted_to])
-        return tuple(name for name in found if name and name != TEACHER)
+        return tuple(name for name in self._builds_on if name != TEACHER)
 
     @property
     def uses_the_teacher(self) -> bool:
         """Whether the recipe's own teacher goes into it."""
-        return self.starts_from == TEACHER or (self.needs_teacher and not self.taught_by)
+        return TEACHER in self._builds_on or (self.needs_teacher and not self.taught_by)
+
+    @property
+    def _builds_on(self) -> tuple[str, ...]:
+        """All runs that are named, for teaching, for starting from, or for a fit."""
+        options = [value for value in self.options.values() if isinstance(value, Mapping)]
+        fitted_to = [value["of"] for value in options if "fit" in value and value.get("of")]
+        found = dict.fromkeys([*self.taught_by, self.starts_from, *fitted_to])
+        return tuple(name for name in found if name)
 
     @property
     def reads_logits_only(self) -> bool:

@@ -237,6 +237,10 @@ class Experiment:
         except ValueError as error:
             raise RecipeError(one_line(error)) from error
 
+    def _built_on(self, name: str, seed: int) -> tuple[Model, Variables]:
+        """A run that one of this seed builds on; the teacher is the same for all seeds."""
+        return self.trained(name, 0 if name == TEACHER else seed)
+
     # The teacher.
 
     def teacher(self) -> Frozen | None:
@@ -351,7 +355,7 @@ class Experiment:
     def job(self, name: str, seed: int, teacher: Frozen | None) -> Job:
         """What it takes to train the student in one way with one seed."""
         arm = self.arms[name]
-        find = functools.partial(self.trained, seed=seed)
+        find = functools.partial(self._built_on, seed=seed)
         teacher = lineage.guide(arm, teacher, find)
         # What is fitted to a run of this seed is a constant of this seed's step.
         key = f"{name}/{seed}" if arm.after and lineage.fitted_options(arm) else name
@@ -384,7 +388,7 @@ class Experiment:
             facts["committee"] = own or [self.teacher_model] * teacher.members
             facts["members"] = teacher.members
         abstract = seed is None
-        find = self._abstract if abstract else functools.partial(self.trained, seed=seed)
+        find = self._abstract if abstract else functools.partial(self._built_on, seed=seed)
         chosen = lineage.fitted(
             arm, teacher, find, self.data, self.eval_batch_size, abstract=abstract
         )
@@ -512,6 +516,7 @@ class Experiment:
             save_every=config.checkpoint.every_steps,
             keep=config.checkpoint.keep,
             best=self._best,
+            steps_per_call=config.steps_per_call,
         )
 
     @property

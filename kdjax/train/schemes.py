@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import optax
 
-from kdjax import algorithms, losses
+from kdjax import algorithms, losses, objectives
 from kdjax.base import Algorithm, Model, Objective
 from kdjax.losses.numerics import nearest
 from kdjax.train.errors import RecipeError
@@ -125,8 +126,20 @@ def _tgeo_kd(request: Request) -> Algorithm:
 def _hard(request: Request) -> Algorithm:
     options = dict(request.options)
     adversary = optax.adam(options.pop("augmentor_learning_rate", 1e-3))
+    known = inspect.signature(objectives.affine_augmentor).parameters
+    bounds = {key: options.pop(key) for key in known if key in options}
+    try:
+        augmentor = objectives.affine_augmentor(**bounds)
+    except ValueError as error:
+        raise RecipeError(f"config.{request.section}: {error}") from error
     return algorithms.hard(
-        request.student, request.teacher, request.optimizer, adversary, **options, **request.engine
+        request.student,
+        request.teacher,
+        request.optimizer,
+        adversary,
+        augmentor=augmentor,
+        **options,
+        **request.engine,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -54,14 +54,14 @@ def load_data(config: ConfigDict) -> Data:
         if "image" not in dataset.features or dataset.num_classes is None:
             fields = ", ".join(sorted(dataset.features))
             raise ValueError(f"{options.name!r} has {fields}; wanted images with labels of classes")
-        return data.with_timeout(dataset, options.get("timeout", 0.0))
+        return data.with_timeout(with_classes(dataset, options.classes), options.timeout)
 
     try:
         with _quietly():
             train = with_label_noise(_numbered(load(options.train)), options.label_noise)
             return Data(
                 with_known_labels(train, options.labelled),
-                load(options.test),
+                with_shift(load(options.test), options.test_shift),
                 load(options.validation) if options.validation else None,
                 load(config.teacher.train) if config.teacher.train else None,
             )
@@ -81,6 +81,51 @@ def _quietly() -> Iterator[None]:
         yield
 
 
+def with_classes(dataset: Dataset, groups: Sequence[Sequence[int]]) -> Dataset:
+    """The same with each group of classes as one class; as it is, if there is no group.
+
+    Raises:
+      RecipeError: for groups that are not of every class once, or data that are not in memory.
+    """
+    if not groups:
+        return dataset
+    members = [label for group in groups for label in group]
+    if sorted(members) != list(range(dataset.num_classes)):
+        raise RecipeError(
+            f"config.data.classes is {groups!r}, wanted each of 0 to {dataset.num_classes - 1} once"
+        )
+    columns = _columns(dataset, "data.classes")
+    group_of = np.zeros(len(members), columns["label"].dtype)
+    for index, group in enumerate(groups):
+        group_of[list(group)] = index
+    columns["label"] = group_of[columns["label"]]
+    return data.from_arrays(columns, name=dataset.name, num_classes=len(groups))
+
+
+def with_shift(dataset: Dataset, most: int, seed: int = 0) -> Dataset:
+    """The same with images shifted by up to `most` pixels each way, drawn evenly; black comes in.
+
+    Raises:
+      RecipeError: for a data set that is not held in memory.
+    """
+    if not most:
+        return dataset
+    columns = _columns(dataset, "data.test_shift")
+    images = columns["image"]
+    padded = np.pad(images, ((0, 0), (most, most), (most, most), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, images.shape[1:3], axis=(1, 2))
+    down, right = np.random.default_rng(seed).integers(0, 2 * most + 1, (2, len(images)))
+    columns["image"] = np.moveaxis(windows[np.arange(len(images)), down, right], 1, -1)
+    return data.from_arrays(columns, name=dataset.name, num_classes=dataset.num_classes)
+
+
+def _columns(dataset: Dataset, wanted_by: str) -> dict[str, np.ndarray]:
+    try:
+        return dict(dataset.arrays)
+    except TypeError as error:
+        raise RecipeError(f"config.{wanted_by}: {one_line(error)}") from error
+
+
 def with_label_noise(dataset: Dataset, share: float, seed: int = 0) -> Dataset:
     """A share of the labels, drawn evenly, replaced by another class (drawn evenly as well).
 
@@ -89,10 +134,7 @@ def with_label_noise(dataset: Dataset, share: float, seed: int = 0) -> Dataset:
     """
     if not share:
         return dataset
-    try:
-        columns = dict(dataset.arrays)
-    except TypeError as error:
-        raise RecipeError(f"config.data.label_noise: {error}") from error
+    columns = _columns(dataset, "data.label_noise")
     draw = np.random.default_rng(seed)
     rows = draw.permutation(dataset.size)[: round(share * dataset.size)]
     label = columns["label"].copy()
@@ -182,10 +224,7 @@ def with_column(
     Raises:
       RecipeError: for a data set that is not held in memory.
     """
-    try:
-        columns = {**dataset.arrays, name: values}
-    except TypeError as error:
-        raise RecipeError(f"config.{wanted_by}: {one_line(error)}") from error
+    columns = {**_columns(dataset, wanted_by), name: values}
     return data.from_arrays(columns, name=dataset.name, num_classes=dataset.num_classes)
 
 

@@ -97,6 +97,20 @@ def test_a_fit_names_its_run():
         arms_of(config({"name": "kd", "weights": {**fit, "of": "label"}}))
 
 
+def test_the_teacher_is_the_same_for_all_seeds(tmp_path):
+    student = {"name": "mlp", "features": (4,), "classifier": {"width": 16}}
+    made = config({"name": "cross_entropy", "model": student, "starts_from": "teacher"})
+    experiment = Experiment(made, tmp_path, load_data(made))
+    assert experiment.needs_teacher
+    experiment.student("cross_entropy", 1, experiment.teacher())
+    head = experiment.trained("teacher", 0)[1]["params"]["head"]
+    kept = experiment.trained("cross_entropy", 1)[1]["frozen"]
+    jax.tree.map(np.testing.assert_array_equal, kept, head)
+    of_the_teacher = {"fit": "hardest", "of": "teacher"}
+    arm = arms_of(config({"name": "cross_entropy", "weights": of_the_teacher}))["cross_entropy"]
+    assert arm.uses_the_teacher and not arm.after
+
+
 def test_students_around_what_is_frozen_train(tmp_path):
     """A mask and a reused classifier, taught by two objectives, at averaged weights."""
     network = {"name": "mlp", "features": (16,)}

@@ -138,6 +138,36 @@ def test_fits_are_checked(options, said, tmp_path):
         Experiment(made, tmp_path, load_data(made)).check()
 
 
+def test_groups_of_labels_are_classes():
+    whole = data.from_arrays({"image": np.zeros((40, 1)), "label": np.arange(40) % 4})
+    assert splits.with_classes(whole, ()) is whole
+    merged = splits.with_classes(whole, ((3, 0), (1,), (2,)))
+    np.testing.assert_array_equal(merged.arrays["label"], np.array([0, 1, 2, 0] * 10))
+    assert merged.num_classes == 3
+    with pytest.raises(RecipeError, match="wanted each of 0 to 3 once"):
+        splits.with_classes(whole, ((0, 1), (1, 2, 3)))
+
+
+def test_test_images_are_shifted():
+    images = RNG.integers(1, 255, (50, 4, 5, 2)).astype(np.uint8)
+    whole = data.from_arrays({"image": images, "label": np.arange(50) % 4})
+    assert splits.with_shift(whole, 0) is whole
+    shifted = splits.with_shift(whole, 1).arrays["image"]
+    seen = set()
+    for before, after in zip(images, shifted, strict=True):
+        moved = {
+            (down, right): np.pad(before, ((1, 1), (1, 1), (0, 0)))[down:, right:][:4, :5]
+            for down in range(3)
+            for right in range(3)
+        }
+        seen |= {move for move, image in moved.items() if np.array_equal(image, after)}
+    assert len(seen) == 9
+    made = config()
+    made.data.test_shift = -1
+    with pytest.raises(RecipeError, match="test_shift is -1, wanted 0 or more"):
+        schema.checked(made)
+
+
 def test_a_share_of_the_labels_is_known():
     whole = data.from_arrays({"image": np.zeros((40, 1)), "label": np.arange(40) % 4})
     assert splits.with_known_labels(whole, 1.0) is whole
