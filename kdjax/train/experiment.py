@@ -516,7 +516,6 @@ class Experiment:
             save_every=config.checkpoint.every_steps,
             keep=config.checkpoint.keep,
             best=self._best,
-            steps_per_call=config.steps_per_call,
         )
 
     @property
