@@ -43,18 +43,20 @@ class Case(NamedTuple):
 
 
 def cases(setting: common.Setting) -> dict[str, Case]:
-    """The recipe with its cached logits, which makes the cheapest step, and with its teacher."""
+    """The recipe with cached logits, by its calls and by calls of one step; with its teacher."""
     config = setting.config
     logits = measuring.predict(
         setting.teacher, setting.teacher_variables, setting.data.train, config.data.eval_batch_size
     )
     cached = splits.with_column(setting.data.train, splits.CACHE, logits)
     stored = models.from_batch({"logits": splits.CACHE})
-    never = 10**9
-    rare = loop.Budget(2300, config.log_every, never, config.checkpoint.every_steps)
-    often = loop.Budget(60, 20, never, 50)
+    single = loop.Budget(2300, config.log_every, 200, config.checkpoint.every_steps)
+    several = single._replace(steps_per_call=config.steps_per_call)
+    often = loop.Budget(60, 20, 20, 50)
+    cheap = Case(parallel.compile(setting.algorithm(stored)), {}, cached, several)
     return {
-        "cached logits": Case(parallel.compile(setting.algorithm(stored)), {}, cached, rare),
+        f"cached logits, {config.steps_per_call} steps per call": cheap,
+        "cached logits, 1 step per call": cheap._replace(budget=single),
         "online teacher": Case(
             parallel.compile(setting.algorithm(setting.teacher)),
             {"teacher": setting.teacher_variables},
@@ -79,25 +81,16 @@ def bare(case: Case, state: Any, batches: list) -> np.ndarray:
 
 def looped(case: Case, state: Any, batch_size: int) -> tuple[np.ndarray, float]:
     """The same of the loop, and seconds that a run takes besides: opening and closing."""
-    begun, first, last, calls = common.clocks(), common.clocks(), common.clocks(), 0
+    begun, looks = common.clocks(), []
 
-    def step(state, batch, frozen):
-        nonlocal first, calls
-        calls += 1
-        if calls == WARM + 1:
-            jax.block_until_ready(state)
-            first = common.clocks()
-        return case.algorithm.step(state, batch, frozen)
-
-    def evaluate(state):  # called once, after the last row of metrics
-        nonlocal last
+    def evaluate(state):  # after the warm steps, and after the last row of metrics
         jax.block_until_ready(state)
-        last = common.clocks()
+        looks.append((int(state.step), common.clocks()))
         return {}
 
     with tempfile.TemporaryDirectory() as folder, redirect_stderr(io.StringIO()):
         loop.fit(
-            case.algorithm._replace(step=step),
+            case.algorithm,
             state,
             splits.training_batches(case.train, None, batch_size, 0),
             case.budget,
@@ -107,7 +100,8 @@ def looped(case: Case, state: Any, batch_size: int) -> tuple[np.ndarray, float]:
             description="loop",
             batch_size=batch_size,
         )
-    whole, step = common.clocks() - begun, (last - first) / (case.budget.steps - WARM)
+    (first, begin), *_, (last, end) = looks
+    whole, step = common.clocks() - begun, (end - begin) / (last - first)
     return step, float(whole[0] - step[0] * case.budget.steps)
 
 
@@ -188,9 +182,9 @@ def main() -> None:
     options = parser.parse_args()
     setting = common.setting()
     results = {"environment": common.environment(), "cases": {}}
-    pairs = {"cached logits": options.cached_pairs, "online teacher": options.online_pairs}
     for name, case in cases(setting).items():
-        results["cases"][name] = compare(case, setting.batch_size, pairs[name])
+        pairs = options.online_pairs if case.frozen else options.cached_pairs
+        results["cases"][name] = compare(case, setting.batch_size, pairs)
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "loop_overhead.json").write_text(json.dumps(results, indent=2) + "\n")
     (options.output / "loop_overhead.md").write_text(page(results))

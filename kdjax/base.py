@@ -189,7 +189,10 @@ class Algorithm(NamedTuple):
     Attributes:
       init: `init(key, batch, frozen=None, variables=None) -> TrainState`.
       step: `step(state, batch, frozen=None) -> (state, metrics)`.
+      several: `several(state, batches, frozen=None) -> (state, metrics)` makes a step with each of
+        some batches in one call, and gives metrics `[steps]`; of compiled algorithms only.
     """
 
     init: Callable[..., TrainState]
     step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
+    several: Callable[..., tuple[TrainState, dict[str, jax.Array]]] | None = None

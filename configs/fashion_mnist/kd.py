@@ -42,5 +42,6 @@ def get_config():
     config.objective = {"name": "kd", "temperature": 2.0, "weight": 0.9, "label_weight": 0.1}
     config.evaluate_every_epochs = 4.0
     config.log_every = 200
+    config.steps_per_call = 8
     config.checkpoint.every_steps = 2000
     return config

@@ -422,7 +422,7 @@ class Experiment:
     def _cached(self, arm: Arm) -> bool:
         """Whether the teacher's logits are computed once and read from the batch."""
         options, augment = self.config.teacher, self._augment(arm)[1]
-        fixed = not augment or options.cache_views > 0
+        fixed = not augment or options.get("cache_views", 0) > 0
         return bool(options.cache) and arm.needs_teacher and arm.reads_logits_only and fixed
 
     def _frozen(self, arm: Arm, teacher: Frozen | None) -> dict[str, Variables]:
@@ -516,6 +516,7 @@ class Experiment:
             save_every=config.checkpoint.every_steps,
             keep=config.checkpoint.keep,
             best=self._best,
+            steps_per_call=config.get("steps_per_call", 1),
         )
 
     @property

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
+
 from kdjax.train.events import EventWriter
 from kdjax.train.files import to_json, write_atomic
 
@@ -189,8 +191,8 @@ class Progress:
 
         Args:
           steps: how many were made.
-          **values: scalars by name, such as `loss` and `accuracy`; those not named keep what
-            they had.
+          **values: scalars by name, such as `loss` and `accuracy`, or arrays whose last entry
+            counts; those not named keep what they had.
         """
         self.step += steps
         self._values |= values
@@ -209,7 +211,7 @@ class Progress:
             if self.examples_per_step:
                 parts.append(f"{_short(rate * self.examples_per_step)} examples/s")
             parts.append(f"ETA {_duration((self.total - self.step) / rate)}")
-        parts += [f"{name} {float(value):.4f}" for name, value in self._values.items()]
+        parts += [f"{name} {np.ravel(value)[-1]:.4f}" for name, value in self._values.items()]
         return "  ".join(part for part in parts if part)
 
     @property

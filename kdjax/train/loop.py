@@ -42,6 +42,9 @@ class Budget(NamedTuple):
       evaluate_every: steps between evaluations.
       save_every: steps between checkpoints.
       keep: checkpoints kept.
+      steps_per_call: steps that are made in one call of the compiled program, where nobody looks up
+        in between. The calls are cut where the step is a multiple of this, so that a run that goes
+        on makes the same ones.
       best: metric of the evaluation by which the best checkpoint is kept as well, or `None`. With
         it, each evaluation is followed by a checkpoint.
     """
@@ -52,6 +55,14 @@ class Budget(NamedTuple):
     save_every: int = 500
     keep: int = 2
     best: str | None = None
+    steps_per_call: int = 1
+
+    def steps_of_call(self, step: int) -> int:
+        """How many steps the next call makes after this step."""
+        looks = (self.log_every, self.evaluate_every, self.save_every)
+        following = min(self.steps, *((step // every + 1) * every for every in looks))
+        several = step % self.steps_per_call == 0 and step + self.steps_per_call <= following
+        return self.steps_per_call if several else 1
 
 
 class Outcome(NamedTuple):
@@ -111,12 +122,18 @@ def fit(
         saved.
       CheckpointError: if there are checkpoints, but none can be read.
       RecipeError: if the data are not those of the checkpoint.
+      ValueError: for several steps per call of an algorithm that cannot make them.
     """
+    if budget.steps_per_call > 1 and algorithm.several is None:
+        raise ValueError(
+            f"budget.steps_per_call is {budget.steps_per_call}, wanted 1 for an algorithm without "
+            "`several`; make it with kdjax.parallel.compile"
+        )
     listening = stop_on_signals() if stop is None else nullcontext(stop)
     resuming = Checkpoints(folder / "checkpoints", keep=budget.keep, metric=budget.best)
     with listening as stop, resuming as keeper:
         guards = Guards() if guards is None else guards
-        run = _Run(algorithm.step, frozen or {}, budget, keeper, main_player, guards)
+        run = _Run(algorithm, frozen or {}, budget, keeper, main_player, guards)
         run.batches = feed(iterator, sharding)
         run.start(state)
         resumed = run.step or None
@@ -131,30 +148,51 @@ def fit(
     return Outcome(run.state, run.seconds, rate)
 
 
+class _Call(NamedTuple):
+    """What a call of the compiled program gave: its last step, and where its batches begin."""
+
+    step: int
+    metrics: dict[str, jax.Array]
+    positions: list[Any]
+
+    def rows(self) -> list[tuple[int, dict[str, float], Any]]:
+        """Each step with its metrics and the position of its batch; waits for the device."""
+        # A third of what jax.device_get takes for scalars.
+        columns = {
+            name: np.asarray(value, np.float64).reshape(-1).tolist()
+            for name, value in self.metrics.items()
+        }
+        first = self.step - len(self.positions) + 1
+        return [
+            (first + index, {name: values[index] for name, values in columns.items()}, position)
+            for index, position in enumerate(self.positions)
+        ]
+
+
 class _Run:
     """The moving parts of one `fit`.
 
-    Steps run ahead of the host: their metrics wait in `pending` on the device until somebody wants
-    them, then in `window` until the next row is written.
+    Steps run ahead of the host: the metrics of each call wait in `pending` on the device until
+    somebody wants them, then in `window` until the next row is written.
     """
 
     def __init__(
         self,
-        step_fn: Any,
+        algorithm: Algorithm,
         frozen: Mapping[str, Any],
         budget: Budget,
         keeper: Checkpoints,
         main_player: str,
         guards: Guards,
     ):
-        self.step_fn, self.frozen, self.budget, self.keeper = step_fn, frozen, budget, keeper
+        self.algorithm, self.frozen, self.budget, self.keeper = algorithm, frozen, budget, keeper
         self.prefix = f"{main_player}/" if main_player else ""
         self.guards, self.spikes = guards, SpikeFinder(guards.spike)
-        self.pending: list[tuple[int, dict[str, jax.Array], Any]] = []
+        self.pending: list[_Call] = []
         self.window: list[dict[str, float]] = []
         self.step, self.seconds, self.trained_steps = 0, 0.0, 0
         self.position = None  # of the data, before the last step
-        self.warm = False
+        self.warm: set[int] = set()  # calls that are compiled, by their number of steps
 
     def start(self, state: TrainState) -> None:
         """Takes the newest checkpoint, if there is one."""
@@ -197,39 +235,40 @@ class _Run:
 
     def _advance(self, progress: Progress) -> None:
         begun = time.perf_counter()
-        self.position = self.batches.get_state()
-        self.state, metrics = self.step_fn(self.state, next(self.batches), self.frozen)
-        self.step += 1
-        self.pending.append((self.step, metrics, self.position))
+        count, positions, batches = self.budget.steps_of_call(self.step), [], []
+        for _ in range(count):
+            positions.append(self.batches.get_state())
+            batches.append(next(self.batches))
+        self.position = positions[-1]
+        if count == 1:
+            self.state, metrics = self.algorithm.step(self.state, batches[0], self.frozen)
+        else:
+            self.state, metrics = self.algorithm.several(self.state, tuple(batches), self.frozen)
+        self.step += count
+        self.pending.append(_Call(self.step, metrics, positions))
         shown = ((name, metrics.get(self.prefix + name)) for name in ("loss", "accuracy"))
-        progress.update(**{name: value for name, value in shown if value is not None})
+        progress.update(count, **{name: value for name, value in shown if value is not None})
         if len(self.pending) > 2:
-            # Not to run ahead of the device: wait for the step before the last one.
-            jax.block_until_ready(self.pending[-3][1])
-        if self.warm:
+            # Not to run ahead of the device: wait for the call before the last one.
+            jax.block_until_ready(self.pending[-3].metrics)
+        if count in self.warm:
             self.seconds += time.perf_counter() - begun
-            self.trained_steps += 1
-        else:  # the first step compiles, which is not training
+            self.trained_steps += count
+        else:  # the first call compiles, which is not training
             jax.block_until_ready(metrics)
-            self.warm = True
+            self.warm.add(count)
 
     def _collect(self, writer: MetricWriter) -> None:
         """Fetches the pending metrics; looks for what broke and for spikes."""
         begun = time.perf_counter()
-        # A third of what jax.device_get takes for scalars.
-        host = [
-            {name: float(np.asarray(value)) for name, value in metrics.items()}
-            for _, metrics, _ in self.pending
-        ]
+        fetched = [row for call in self.pending for row in call.rows()]
         self.seconds += time.perf_counter() - begun
-        pending, self.pending = self.pending, []
-        for (step, _, position), metrics in zip(pending, host, strict=True):
+        self.pending = []
+        for step, metrics, position in fetched:
             if self.guards.non_finite == "raise":
                 self._check(step, metrics, position)
             self._write_spikes(writer, step, metrics, position)
-            self.window.append(
-                {name: float(v) for name, v in metrics.items() if _kind(name) != BROKEN}
-            )
+            self.window.append({name: v for name, v in metrics.items() if _kind(name) != BROKEN})
 
     def _check(self, step: int, metrics: Mapping[str, Any], position: Any) -> None:
         """Stops at a loss or a gradient that is not finite."""
@@ -251,12 +290,11 @@ class _Run:
         for name, value in metrics.items():
             if _kind(name) != NORM:
                 continue
-            norm = float(value)
-            median = self.spikes.median_under(name, norm)
+            median = self.spikes.median_under(name, value)
             if median is not None:
                 player = name.removesuffix(NORM).removesuffix("/")
                 whose = {"player": player} if player else {}
-                row = {**whose, "norm": norm, "median": median, "batch": self._batch_at(position)}
+                row = {**whose, "norm": value, "median": median, "batch": self._batch_at(position)}
                 writer.write(step, "spike", row)
 
     def _batch_at(self, position: Any) -> str:

@@ -55,6 +55,9 @@ def default() -> ConfigDict:
         mesh axes, `(('head/kernel', (None, 'tensor')),)`; the automatic rule does the rest.
       main: what the objective's runs are called; its name by default.
       seeds: a run of each way per seed.
+      microbatches: parts that a batch is computed in.
+      steps_per_call: steps that are made in one call of the compiled program; above 1 it saves
+        time where a step takes a few milliseconds or less.
       guards: `non_finite`, what happens to a gradient with a NaN or an infinity in it: `'raise'`
         stops the run, `'skip'` leaves the update out, `'zero'` puts 0 in their place; `spike`, how
         many times the median a gradient's norm may be before it is written down, 0 for no look.
@@ -105,6 +108,7 @@ def default() -> ConfigDict:
     config.seeds = (0, 1, 2)
     config.select = "last"
     config.microbatches = 1
+    config.steps_per_call = 1
     config.guards = ConfigDict({"non_finite": "raise", "spike": 0.0})
     config.log_every = 50
     config.evaluate_every_epochs = 1.0
@@ -202,6 +206,7 @@ def _positive(config: ConfigDict) -> None:
         "teacher.members": config.teacher.members,
         "student.epochs": config.student.epochs,
         "microbatches": config.microbatches,
+        "steps_per_call": config.steps_per_call,
         "log_every": config.log_every,
         "evaluate_every_epochs": config.evaluate_every_epochs,
         "checkpoint.every_steps": config.checkpoint.every_steps,

@@ -91,6 +91,20 @@ def test_microbatches(name, microbatches):
     assert_same(name, *run(parallel.compile(make(microbatches=microbatches)), frozen))
 
 
+@pytest.mark.parametrize(("name", "mesh"), pairs([None, "all_axes"]))
+def test_several_steps_in_one_call(name, mesh):
+    make, frozen = ALL[name]
+    placed = {} if mesh is None else {"mesh": parallel.make_mesh(**MESHES[mesh]), "rules": rules}
+    algorithm = parallel.compile(make(), **placed)
+    state = algorithm.init(jax.random.key(0), batch(), frozen)
+    history = []
+    for steps in (range(2), range(2, 5)):
+        state, metrics = algorithm.several(state, tuple(map(batch, steps)), frozen)
+        metrics = jax.tree.map(np.asarray, metrics)
+        history += [{key: value[k] for key, value in metrics.items()} for k in range(len(steps))]
+    assert_same(name, state, history)
+
+
 @pytest.mark.parametrize(("name", "mesh"), pairs(MESHES))
 def test_mesh(name, mesh):
     state, history = over(mesh, name)

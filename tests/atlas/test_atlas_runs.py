@@ -142,7 +142,7 @@ class StopAfter(Stop):
 def test_interrupted_again_and_again_it_gives_the_same_files(finished, tmp_path, monkeypatch):
     @contextlib.contextmanager
     def impatient():
-        yield StopAfter(17)
+        yield StopAfter(5)
 
     monkeypatch.setattr(runs, "stop_on_signals", impatient)
     pieces = 1

@@ -1,3 +1,8 @@
+import functools
+import itertools
+
+import hypothesis
+import hypothesis.strategies
 import jax
 import numpy as np
 import pytest
@@ -70,6 +75,66 @@ def test_interrupted_runs_end_alike(every, undisturbed, tmp_path):
     assert tiny.rows(tmp_path) == undisturbed[1]
 
 
+SEVERAL = BUDGET._replace(steps_per_call=3)
+
+
+@hypothesis.settings(deadline=None, max_examples=200)
+@hypothesis.given(*[hypothesis.strategies.integers(1, 30)] * 5)
+def test_calls_end_where_somebody_looks(steps, log, evaluate, save, several):
+    budget = loop.Budget(steps, log, evaluate, save, steps_per_call=several)
+    step, ends = 0, [0]
+    while step < steps:
+        step += budget.steps_of_call(step)
+        ends.append(step)
+    looks = {k for k in range(steps) for every in (log, evaluate, save) if k % every == 0}
+    assert looks <= set(ends) and ends[-1] == steps
+    for begin, end in itertools.pairwise(ends):
+        assert end == begin + 1 or (begin % several == 0 and end == begin + several)
+
+
+@pytest.mark.parametrize("every", [1, 4])
+def test_several_steps_per_call(every, undisturbed, tmp_path):
+    """The numbers of single steps; stopped anywhere, bitwise those of an undisturbed run."""
+    whole = tiny.fit(tmp_path / "whole", SEVERAL, evaluate=weight)
+    wanted = tiny.rows(tmp_path / "whole")
+    for one, other in zip(tiny.arrays(whole.state), tiny.arrays(undisturbed[0]), strict=True):
+        np.testing.assert_allclose(one, other, 1e-5, 1e-6)
+    for one, other in zip(wanted, undisturbed[1], strict=True):
+        assert one.keys() == other.keys() and one["split"] == other["split"]
+        numbers = [[v for v in row.values() if not isinstance(v, str)] for row in (one, other)]
+        np.testing.assert_allclose(*numbers, 1e-5)
+    made, stops, calls = tiny.algorithm(), 0, []
+    while True:
+        stop, made_here = Stop(), []
+
+        def counted(function, state, batches, frozen, stop=stop, made_here=made_here):
+            made_here.append(len(batches) if isinstance(batches, tuple) else 1)
+            if len(made_here) == every:
+                stop.ask()
+            return function(state, batches, frozen)
+
+        counting = made._replace(
+            step=functools.partial(counted, made.step),
+            several=functools.partial(counted, made.several),
+        )
+        try:
+            options = {"stop": stop, "evaluate": weight}
+            state = tiny.fit(tmp_path / "parts", SEVERAL, made=counting, **options).state
+            break
+        except Interrupted:
+            stops += 1
+        finally:
+            calls += made_here
+    assert set(calls) == {1, 3} and sum(calls) == 23 and stops == (len(calls) - 1) // every
+    assert tiny.equal(state, whole.state)
+    assert tiny.rows(tmp_path / "parts") == wanted
+
+
+def test_several_steps_of_what_makes_one(tmp_path):
+    with pytest.raises(ValueError, match="steps_per_call is 3, wanted 1"):
+        tiny.fit(tmp_path, SEVERAL, made=tiny.algorithm()._replace(several=None))
+
+
 def test_a_stop_during_evaluation(undisturbed, tmp_path):
     with pytest.raises(Interrupted, match="at step 10, checkpoint saved"):
         tiny.fit(tmp_path, BUDGET, **stopping_at(10))
@@ -94,13 +159,15 @@ def test_a_huge_learning_rate_stops_and_saves_nothing_broken(tmp_path):
     assert finite(tmp_path)
 
 
-def test_an_infinite_image_stops_at_its_batch(tmp_path):
+@pytest.mark.parametrize("several", [1, 2])
+def test_an_infinite_image_stops_at_its_batch(several, tmp_path):
     """The step and the batch are named even though the host looks much later."""
     train = tiny.dataset(broken=7)
     batches = data.batches(train, batch_size=tiny.BATCH, seed=3)
     step, batch = next((k, batch) for k, batch in enumerate(batches, 1) if 7 in batch["id"])
     expected = checksum({k: np.asarray(jax.numpy.asarray(v)) for k, v in batch.items()})
-    budget = BUDGET._replace(save_every=max(1, step - 1), log_every=20)
+    save = max(1, step - 1)
+    budget = BUDGET._replace(save_every=save, log_every=20, steps_per_call=several)
     with pytest.raises(loop.NonFiniteLoss) as caught:
         tiny.fit(tmp_path, budget, broken=7)
     assert f"at step {step}, batch fingerprint {expected}" in str(caught.value)
