@@ -51,11 +51,11 @@ def cases(setting: common.Setting) -> dict[str, Case]:
     cached = splits.with_column(setting.data.train, splits.CACHE, logits)
     stored = models.from_batch({"logits": splits.CACHE})
     single = loop.Budget(2300, config.log_every, 200, config.checkpoint.every_steps)
-    several = single._replace(steps_per_call=config.steps_per_call)
+    several = single._replace(steps_per_call=config.student.steps_per_call)
     often = loop.Budget(60, 20, 20, 50)
     cheap = Case(parallel.compile(setting.algorithm(stored)), {}, cached, several)
     return {
-        f"cached logits, {config.steps_per_call} steps per call": cheap,
+        f"cached logits, {several.steps_per_call} steps per call": cheap,
         "cached logits, 1 step per call": cheap._replace(budget=single),
         "online teacher": Case(
             parallel.compile(setting.algorithm(setting.teacher)),

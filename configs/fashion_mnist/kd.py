@@ -31,6 +31,7 @@ def get_config():
     config.teacher.cache = True
     config.student.model = {"name": "mlp", "features": (48,)}
     config.student.epochs = 100.0
+    config.student.steps_per_call = 8
     config.student.optimizer.learning_rate = 3e-3
     config.baselines.dist = {
         "name": "dist",
@@ -42,6 +43,5 @@ def get_config():
     config.objective = {"name": "kd", "temperature": 2.0, "weight": 0.9, "label_weight": 0.1}
     config.evaluate_every_epochs = 4.0
     config.log_every = 200
-    config.steps_per_call = 8
     config.checkpoint.every_steps = 2000
     return config

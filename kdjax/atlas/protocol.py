@@ -101,7 +101,7 @@ class Protocol:
     def _config(self, *changes: Mapping[str, Any]) -> ConfigDict:
         config = schema.default()
         config.baselines = ConfigDict()
-        config.teacher.cache, config.steps_per_call = True, 8
+        config.teacher.cache, config.student.steps_per_call = True, 8
         # The runs are many and short: they look up at the end only.
         config.evaluate_every_epochs = 1e6
         config.log_every, config.checkpoint.every_steps, config.checkpoint.keep = 500, 2000, 1

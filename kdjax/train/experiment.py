@@ -516,7 +516,7 @@ class Experiment:
             save_every=config.checkpoint.every_steps,
             keep=config.checkpoint.keep,
             best=self._best,
-            steps_per_call=config.get("steps_per_call", 1),
+            steps_per_call=1 if job.name == TEACHER else config.student.get("steps_per_call", 1),
         )
 
     @property

@@ -42,7 +42,9 @@ def default() -> ConfigDict:
         where something is augmented, each example has so many pictures, whose answers are kept
         likewise; 0 makes new ones at each step and asks the teacher), `checkpoint` (a run's folder
         to load it from instead of training), `num_classes` (0: those of the data).
-      student: `model`, `epochs`, `optimizer`, `augment`.
+      student: `model`, `epochs`, `optimizer`, `augment`, `steps_per_call` (how many are made in one
+        call of the compiled program: above 1 it saves time where a step takes a few milliseconds
+        or less; not for convolutions on a CPU, which are slow inside of a compiled loop).
       objective: how the student is trained. `name` of a loss or objective with its options;
         `weight`, `label_weight`, `smoothing` of the labels, `projector`; or `algorithm`, a training
         scheme. `model` is a student of its own; `taught_by` names runs whose students teach it, in
@@ -56,8 +58,6 @@ def default() -> ConfigDict:
       main: what the objective's runs are called; its name by default.
       seeds: a run of each way per seed.
       microbatches: parts that a batch is computed in.
-      steps_per_call: steps that are made in one call of the compiled program; above 1 it saves
-        time where a step takes a few milliseconds or less.
       guards: `non_finite`, what happens to a gradient with a NaN or an infinity in it: `'raise'`
         stops the run, `'skip'` leaves the update out, `'zero'` puts 0 in their place; `spike`, how
         many times the median a gradient's norm may be before it is written down, 0 for no look.
@@ -99,7 +99,9 @@ def default() -> ConfigDict:
             "num_classes": 0,
         }
     )
-    config.student = ConfigDict({"model": {}, "epochs": 1.0, "optimizer": optimizer, "augment": {}})
+    config.student = ConfigDict(
+        {"model": {}, "epochs": 1.0, "optimizer": optimizer, "augment": {}, "steps_per_call": 1}
+    )
     config.objective = ConfigDict({"name": "kd"})
     config.baselines = ConfigDict({"labels": {"name": "cross_entropy"}})
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
@@ -108,7 +110,6 @@ def default() -> ConfigDict:
     config.seeds = (0, 1, 2)
     config.select = "last"
     config.microbatches = 1
-    config.steps_per_call = 1
     config.guards = ConfigDict({"non_finite": "raise", "spike": 0.0})
     config.log_every = 50
     config.evaluate_every_epochs = 1.0
@@ -206,7 +207,7 @@ def _positive(config: ConfigDict) -> None:
         "teacher.members": config.teacher.members,
         "student.epochs": config.student.epochs,
         "microbatches": config.microbatches,
-        "steps_per_call": config.steps_per_call,
+        "student.steps_per_call": config.student.steps_per_call,
         "log_every": config.log_every,
         "evaluate_every_epochs": config.evaluate_every_epochs,
         "checkpoint.every_steps": config.checkpoint.every_steps,
