@@ -43,6 +43,7 @@ class Method:
       condition: of the data, as the protocol names it.
       paper: arXiv id, empty if there is none.
       claims: what it is said to do.
+      student: what its student has beside the protocol's network, such as a second head.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Method:
     condition: str = "full"
     paper: str = ""
     claims: tuple[Claim, ...] = ()
+    student: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -79,14 +79,18 @@ class Protocol:
 
     def config(self, method: Method, learning_rate: float) -> ConfigDict:
         """The recipe of a method."""
-        return self._config(self._condition(method).recipe, _of(method, learning_rate))
+        return self._config(
+            self._condition(method).recipe, _of(method, learning_rate), student=method.student
+        )
 
     def trial_config(self, method: Method, learning_rate: float) -> ConfigDict:
         """The recipe of a trial: less data, less time, held-out images instead of the test set."""
         condition = self._condition(method)
         tuning = self.tuning_of(method)
         splits = {"data.train": tuning.train, "data.test": tuning.validation}
-        config = self._config({**condition.recipe, **splits}, _of(method, learning_rate))
+        config = self._config(
+            {**condition.recipe, **splits}, _of(method, learning_rate), student=method.student
+        )
         config.student.epochs *= tuning.share
         return config
 
@@ -98,7 +102,9 @@ class Protocol:
         tables.check_names(f"{self.name}: {method.name}", [method.condition], self.conditions)
         return self.conditions[method.condition]
 
-    def _config(self, *changes: Mapping[str, Any]) -> ConfigDict:
+    def _config(
+        self, *changes: Mapping[str, Any], student: Mapping[str, Any] | None = None
+    ) -> ConfigDict:
         config = schema.default()
         config.baselines = ConfigDict()
         config.teacher.cache, config.student.steps_per_call = True, 8
@@ -108,6 +114,7 @@ class Protocol:
         for table in (self.recipe, *changes):
             for key, value in table.items():
                 _set(config, key, value, self.name)
+        config.student.model.update(ConfigDict(student or {}))
         config.teacher.epochs *= self.scale
         config.student.epochs *= self.scale
         return schema.checked(config)

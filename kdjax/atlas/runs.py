@@ -174,14 +174,16 @@ class Atlas:
 
     def _data(self, config: ConfigDict) -> Data:
         options = config.data
-        return self._loaded(options.train, options.test, options.label_noise)
+        return self._loaded(options.train, options.test, options.label_noise, options.labelled)
 
     @functools.cache  # noqa: B019
-    def _loaded(self, train: str, test: str, label_noise: float) -> Data:
+    def _loaded(self, train: str, test: str, label_noise: float, labelled: float) -> Data:
         """The splits, with the teacher's logits in a column."""
         config = self.protocol.teacher_config()
         own_test = config.data.test
-        config.data.update({"train": train, "test": test, "label_noise": label_noise})
+        config.data.update(
+            {"train": train, "test": test, "label_noise": label_noise, "labelled": labelled}
+        )
         loaded, (on_train, on_test) = load_data(config), self._answers
         answers = on_test if test == own_test else on_train
         return loaded._replace(

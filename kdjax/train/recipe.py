@@ -45,13 +45,14 @@ def build_model(section: str, options: Options, facts: Facts, taps: tuple[str, .
 
     Around it may stand `rows` (it sees these rows of the image alone), `masked` (all of it is
     frozen but a mask of one feature), `classifier` (it answers by the last layer of the run that it
-    starts from), `heads` (width by name), `combine` (two heads that answer together), `subclasses`
-    of each class (their logits are the signal `subclass_logits`), `label_noise` (it sees labels
-    with that much noise), `precision`.
+    starts from), `heads` (width by name, `'classes'` for one output per class), `combine` (two
+    heads that answer together), `subclasses` of each class (their logits are the signal
+    `subclass_logits`), `label_noise` (it sees labels with that much noise), `precision`.
     """
     network = build_network(section, options, facts)
     model = models.from_linen(network, inputs=_inputs(section, options), taps=taps)
     classes, heads = facts["num_classes"], _plain(options.get("heads") or {})
+    heads = {name: classes if width == "classes" else width for name, width in heads.items()}
     model = _on_frozen(section, model, options, classes)
     split = options.get("subclasses") or 0
     if split:

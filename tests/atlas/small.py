@@ -27,6 +27,10 @@ title = "all digits"
 title = "a fifth of the digits"
 recipe = { "data.train" = "train[:20%]" }
 tuning = { train = "train[:20%]" }
+
+[conditions.semi]
+title = "all digits, a tenth with labels"
+recipe = { "data.labelled" = 0.1 }
 """
 FAMILY = """
 [methods.labels]
