@@ -27,7 +27,7 @@ def dho(
         label_weight · CE(a, y)  +  kd_weight · (T² KL(t ‖ b) labelled + T² KL(t ‖ b) unlabelled)
 
     Each of the three is a mean over its own examples. At inference `losses.combine_heads` joins the
-    two heads.
+    two heads, with the share and temperature that `losses.fit_heads` finds on held-out data.
 
     Args:
       temperature: `T`.
