@@ -2,6 +2,8 @@
 # ruff: noqa: E402
 
 import os
+import shutil
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 _FLAG = "--xla_force_host_platform_device_count"
@@ -12,8 +14,22 @@ os.environ.setdefault("KDJAX_PROGRESS", "0")
 # takes half the time. Tests that read compiled programs are marked `optimized`.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
+# Tests that start processes compile the same programs again and again.
+_PROGRAMS = "JAX_COMPILATION_CACHE_DIR"
+if _PROGRAMS not in os.environ:
+    os.environ[_PROGRAMS] = tempfile.mkdtemp(prefix="kdjax-programs-")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+    os.environ["KDJAX_TEST_PROGRAMS"] = os.environ[_PROGRAMS]
+
 import jax
 import pytest
+
+
+def pytest_unconfigure(config):
+    """Removes the compiled programs; workers of xdist leave this to the one that made them."""
+    made = os.environ.get("KDJAX_TEST_PROGRAMS")
+    if made and not hasattr(config, "workerinput"):
+        shutil.rmtree(made, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)
