@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 from kdjax.base import Batch, ModelApply, PyTree, TrainState
 from kdjax.parallel import meshes, stacks
 from kdjax.parallel.meshes import FSDP
+from kdjax.parallel.remat import keep_remat
 from kdjax.parallel.rules import RulesByRole, frozen_specs, rules_of, state_specs, without_fsdp
 from kdjax.parallel.stacks import GATHERED, keep_layers_split
 
@@ -60,7 +61,8 @@ class Layout:
 
         Variables that are split over `fsdp` are gathered right where they are used, and again in
         the backward pass instead of being kept; signals stay split along the examples. Without
-        this the compiler is free to gather activations instead. Of stacks that the rules name, one
+        this the compiler is free to gather activations instead. Layers that the model itself
+        rematerialises are so here too (see `keep_remat`). Of stacks that the rules name, one
         layer at a time is gathered, by the model inside its loop; what the backward pass keeps is
         then the model's to say, with `keep_layers_split` or a stricter policy.
         """
@@ -75,14 +77,16 @@ class Layout:
             )
             layer = functools.partial(self._gather_layer, specs.get("params", {}))
 
+            def own(variables, batch, key):
+                return apply(variables, batch, key=key, train=train)
+
             def run(variables):
                 gathered = self._gather(variables, specs, now)
                 with stacks.gathering(layer if rules.stacked else None):
-                    return apply(gathered, batch, key=key, train=train)
+                    return own(gathered, batch, key)
 
-            # A checkpoint with a policy decides for those inside of it too, and would undo the
-            # rematerialisation of a model's own layers.
             if self.mesh.shape.get(FSDP, 1) > 1 and not rules.stacked:
+                own = keep_remat(own)
                 run = jax.checkpoint(run, policy=keep_layers_split)
             signals, changed = run(variables)
             return {name: self._rows_of(signal) for name, signal in signals.items()}, changed
