@@ -4,7 +4,8 @@
 
 Each recipe gets a folder of its own in the workdir; finished runs are kept, so that the same
 command goes on where it was stopped. `--gather` trains nothing. The numbers are read from the
-`result.json` files of the runs and written to `benchmarks/results/recipes.json` and `recipes.md`.
+`result.json` files of the runs and written to `benchmarks/results/recipes.json` and `recipes.md`,
+where rows of recipes that were not named stay as they are.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,9 @@ def main() -> None:
     failed = [] if options.gather else train_all(configs, options.workdir)
     folders = {_name(path): options.workdir / _name(path) for path in configs}
     rows = [row for name, folder in folders.items() for row in rows_of(name, folder)]
-    write_json_atomic(options.results / "recipes.json", rows)
+    path = options.results / "recipes.json"
+    rows = merged(json.loads(path.read_text()) if path.exists() else [], rows)
+    write_json_atomic(path, rows)
     write_atomic(options.results / "recipes.md", table(rows))
     print(table(rows))
     if failed:
@@ -60,6 +63,18 @@ def train_all(configs: Iterable[Path], workdir: Path) -> list[str]:
         if done.returncode:
             failed.append(_name(path))
     return failed
+
+
+def merged(
+    before: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    """All rows, a recipe's new ones in the place of its old ones."""
+    recipes: dict[str, list[Mapping[str, Any]]] = {}
+    for row in before:
+        recipes.setdefault(row["config"], []).append(row)
+    for name in dict.fromkeys(row["config"] for row in rows):
+        recipes[name] = [row for row in rows if row["config"] == name]
+    return [row for found in recipes.values() for row in found]
 
 
 def rows_of(name: str, folder: Path) -> list[dict[str, Any]]:
