@@ -6,8 +6,8 @@ Compared: labels alone, kd, ofa (gamma 1.5) on the last logits; `ofa_exits.py` a
 branches.
 Claim: a boosted target is better than kd where the architectures differ (arXiv:2310.19444).
 
-Outcome: labels 89.1 ± 0.6, kd 92.2 ± 1.0, ofa 90.3 ± 0.6 (3 seeds; teacher 98.9). Better than labels
-alone by 1.2 ± 0.5 points, 1.9 behind kd: the claim did not come out here.
+Outcome: labels 89.1 ± 0.6, kd 92.2 ± 1.0, ofa 90.3 ± 0.6 (3 seeds; teacher 98.9). Better than
+labels alone by 1.2 ± 0.5 points, 1.9 behind kd: the claim did not come out here.
 """
 
 from configs.digits import base
