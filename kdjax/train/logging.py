@@ -211,7 +211,9 @@ class Progress:
             if self.examples_per_step:
                 parts.append(f"{_short(rate * self.examples_per_step)} examples/s")
             parts.append(f"ETA {_duration((self.total - self.step) / rate)}")
-        parts += [f"{name} {np.ravel(value)[-1]:.4f}" for name, value in self._values.items()]
+        parts += [
+            f"{name} {float(np.ravel(value)[-1]):.4f}" for name, value in self._values.items()
+        ]
         return "  ".join(part for part in parts if part)
 
     @property

@@ -15,6 +15,8 @@ from kdjax import algorithms, losses, objectives, parallel
 from kdjax.algorithms import Guards, Player
 from kdjax.algorithms.guards import ZeroedState
 
+pytestmark = pytest.mark.every(2)
+
 ALL = exemplars()
 BAD = 2
 """The step whose batch is broken."""

@@ -14,6 +14,8 @@ import pytest
 from kdjax import distributions as D
 from kdjax.losses import divergences
 
+pytestmark = pytest.mark.every(2)
+
 HEAD = {"scale": 1.0, "softcap": None, "bias": False}
 OPTIONS = {
     "mask": ({}, ("where",)),

@@ -14,6 +14,8 @@ from kdjax import distributions as D
 from kdjax.distributions import tails
 from kdjax.losses import divergences
 
+pytestmark = pytest.mark.every(2)
+
 CONFIDENT = jnp.array([[1e4, 0.0, -1e4, 3.0, -jnp.inf], [0.0, 0.0, 0.0, 0.0, 1e4]])
 ROUNDED_UP = D.Sparse(jnp.array([[0, 3], [4, 1]]), jnp.array([[0.0, -30.0], [1e-7, -jnp.inf]]))
 FEWER = D.Sparse(jnp.array([[0, -1], [-1, -1]]), jnp.array([[-0.1, 0.0], [0.0, 0.0]]))

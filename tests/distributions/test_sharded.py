@@ -16,6 +16,8 @@ from jax.sharding import PartitionSpec as P
 from kdjax import distributions as D
 from kdjax.losses import divergences
 
+pytestmark = pytest.mark.every(2)
+
 TOKENS = (4, 6)
 ARRAYS = plain.data(1, TOKENS)
 BY = ("hidden", "kernel", "bias")

@@ -11,6 +11,8 @@ import pytest
 
 from kdjax import losses
 
+pytestmark = pytest.mark.every(2)
+
 RNG = np.random.default_rng(0)
 FIRST, SECOND = RNG.normal(size=(2, 4, 3)).astype(np.float32)
 QUEUE = RNG.normal(size=(6, 3)).astype(np.float32)

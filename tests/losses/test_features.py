@@ -9,6 +9,8 @@ import pytest
 
 from kdjax.losses import features
 
+pytestmark = pytest.mark.every(2)
+
 RNG = np.random.default_rng(0)
 STUDENT, TEACHER = RNG.normal(size=(2, 3, 6, 6, 4)).astype(np.float32)
 SMALL = RNG.normal(size=(3, 4, 4, 7)).astype(np.float32)

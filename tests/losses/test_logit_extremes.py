@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from logit_cases import BATCH_CASES, CASES
 
+pytestmark = pytest.mark.every(2)
+
 SHAPE = (3, 4)
 ALL_CASES = {
     name: case

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from logit_cases import BATCH_CASES, CASES, DIVERGENCES
 
+pytestmark = pytest.mark.every(4)
+
 BATCH, CLASSES = 4, 5
 ALL_CASES = {**CASES, **BATCH_CASES}
 per_row = pytest.mark.parametrize("case", CASES.values(), ids=CASES)

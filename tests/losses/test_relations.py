@@ -12,6 +12,8 @@ import pytest
 
 from kdjax.losses import relations
 
+pytestmark = pytest.mark.every(2)
+
 RNG = np.random.default_rng(0)
 STUDENT = RNG.normal(size=(5, 2, 3)).astype(np.float32)
 TEACHER = RNG.normal(size=(5, 4)).astype(np.float32)

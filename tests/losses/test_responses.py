@@ -14,6 +14,8 @@ from formulas import cross_entropy, kl, softmax
 
 from kdjax import losses
 
+pytestmark = pytest.mark.every(2)
+
 RNG = np.random.default_rng(0)
 BATCH, CLASSES, VIEWS, WIDTH = 4, 3, 2, 6
 LABELS = np.array([0, 2, 1, 2])

@@ -10,6 +10,8 @@ from kdjax import losses, objectives
 from kdjax.base import EMPTY, Context
 from kdjax.objectives import exits
 
+pytestmark = pytest.mark.every(2)
+
 KEY = jax.random.key(0)
 
 

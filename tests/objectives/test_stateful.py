@@ -8,6 +8,8 @@ import pytest
 from kdjax import losses, objectives
 from kdjax.base import Context, ObjectiveVariables
 
+pytestmark = pytest.mark.every(2)
+
 KEY = jax.random.key(0)
 
 

@@ -17,6 +17,8 @@ from kdjax.parallel import P, make_mesh
 sys.path.insert(0, str(Path(__file__).parents[1] / "losses"))
 from logit_cases import CASES
 
+pytestmark = pytest.mark.every(2)
+
 STUDENT, TEACHER = (jax.random.normal(jax.random.key(i), (4, 8)) for i in range(2))
 LABELS = jnp.array([1, 0, 7, 3])
 MAP = jax.random.normal(jax.random.key(2), (4, 2, 2, 8))

@@ -186,6 +186,7 @@ def flipped(data, draw):
     return bytes(changed)
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("change", [halved, emptied, flipped, flipped, flipped])
 @pytest.mark.parametrize("name", names_of_files())
 def test_damage_to_any_file_never_changes_what_is_restored(name, change, folder, capsys, request):
@@ -241,6 +242,8 @@ def test_a_failed_save_may_still_be_writing(tmp_path):
                 (left / str(time.monotonic_ns())).write_text("late")
 
     with Checkpoints(tmp_path) as keeper, concurrent.futures.ThreadPoolExecutor() as pool:
+        keeper.save(3, state_of(3), {"data": 3})
+        keeper.wait()
         left.mkdir(parents=True)
         writing = pool.submit(go_on)
         keeper.save(7, state_of(7), {"data": 7})
