@@ -381,7 +381,7 @@ class Experiment:
     def _algorithm(self, arm: Arm, teacher: Frozen | None, seed: int | None) -> Algorithm:
         """The algorithm of an arm; for no seed one to take shapes from."""
         facts = self._facts(self.config.student)
-        if self.config.data.get("labelled", 1.0) < 1:
+        if self.config.data.labelled < 1:
             facts[LABELLED] = LABELLED
         if teacher is not None and teacher.members > 1:
             own = [self.model_of(name) for name in arm.taught_by]
@@ -422,7 +422,7 @@ class Experiment:
     def _cached(self, arm: Arm) -> bool:
         """Whether the teacher's logits are computed once and read from the batch."""
         options, augment = self.config.teacher, self._augment(arm)[1]
-        fixed = not augment or options.get("cache_views", 0) > 0
+        fixed = not augment or options.cache_views > 0
         return bool(options.cache) and arm.needs_teacher and arm.reads_logits_only and fixed
 
     def _frozen(self, arm: Arm, teacher: Frozen | None) -> dict[str, Variables]:
@@ -516,7 +516,7 @@ class Experiment:
             save_every=config.checkpoint.every_steps,
             keep=config.checkpoint.keep,
             best=self._best,
-            steps_per_call=1 if job.name == TEACHER else config.student.get("steps_per_call", 1),
+            steps_per_call=1 if job.name == TEACHER else config.student.steps_per_call,
         )
 
     @property

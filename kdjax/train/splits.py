@@ -207,7 +207,7 @@ def training_batches(
     }
 
     def batches(dataset: Dataset, seed: int, **options: Any) -> data.BatchIterator:
-        # From memory they come at once, and the loop has a thread that moves them to the device.
+        # From memory they come at once; those of accelerators have a thread that moves them there.
         ahead = 0 if isinstance(dataset.rows, ArrayRows) else 2
         return data.batches(dataset, seed=seed, prefetch=ahead, **shared, **options)
 

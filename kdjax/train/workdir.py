@@ -18,7 +18,7 @@ import jax
 from ml_collections import ConfigDict
 
 import kdjax
-from kdjax.train import processes
+from kdjax.train import processes, schema
 from kdjax.train.errors import RecipeError, one_line
 from kdjax.train.files import to_json, write_json_atomic
 
@@ -121,7 +121,19 @@ def _read_config(workdir: Path) -> dict[str, Any]:
         raise RecipeError(
             f"{path} cannot be read ({one_line(error)}); restore it or choose another --workdir"
         ) from error
-    return found
+    return _completed(found, to_json(schema.default().to_dict()))
+
+
+def _completed(found: dict[str, Any], known: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """A config with the keys that have come since it was written, as they are by default."""
+    completed = dict(found)
+    for key, value in known.items():
+        name = f"{path}.{key}".lstrip(".")
+        mine = completed.setdefault(key, value)
+        fixed = name not in schema.OPEN and not name.endswith("optimizer")
+        if fixed and isinstance(value, Mapping) and isinstance(mine, dict):
+            completed[key] = _completed(mine, value, name)
+    return completed
 
 
 def _stored(config: ConfigDict, runs: list[str]) -> dict[str, Any]:

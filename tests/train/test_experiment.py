@@ -363,6 +363,23 @@ def test_a_cache_beside_data_on_disk(tmp_path):
     assert joined[1].fingerprint != on_disk.fingerprint
 
 
+def test_a_folder_of_an_older_version(finished, tmp_path):
+    """Keys that have come since its config was written are as by default."""
+    folder = shutil.copytree(finished[0], tmp_path / "older")
+    path = folder / "config.json"
+    stored = json.loads(path.read_text())
+    for section, key in (("data", "classes"), ("data", "timeout"), ("teacher", "cache_views")):
+        del stored[section][key]
+    del stored["student"]["steps_per_call"], stored["guards"]
+    path.write_text(json.dumps(stored))
+    for command, *flags in (("evaluate",), ("train", CONFIG)):
+        answer = kdjax(command, *flags, f"--workdir={folder}")
+        assert answer.status == 0, answer.err
+    answer = kdjax("train", CONFIG, f"--workdir={folder}", "--config.teacher.cache_views=2",
+                   "--config.teacher.cache")  # fmt: skip
+    assert answer.status == 2 and "config.teacher.cache" in answer.err
+
+
 def test_views_without_a_cache(tmp_path):
     answer = kdjax("train", CONFIG, f"--workdir={tmp_path}", "--config.teacher.cache_views=2")
     assert answer.status == 2 and "0 without teacher.cache" in answer.err
