@@ -21,6 +21,7 @@ from kdjax.data.errors import DataError, SourceTimeout
 from kdjax.data.mixing import cutmix, function_matching, mixup
 from kdjax.data.pipeline import BatchIterator, batches, eval_batches
 from kdjax.data.repeatable import repeatable
+from kdjax.data.resident import COLUMNS, Resident, on_device
 from kdjax.data.resized_crop import random_resized_crop
 from kdjax.data.sources import load
 from kdjax.data.teacher_cache import (
@@ -35,6 +36,7 @@ from kdjax.data.teacher_cache import (
 from kdjax.data.watchdog import with_timeout
 
 __all__ = [
+    "COLUMNS",
     "Augmentation",
     "BatchIterator",
     "DataError",
@@ -46,6 +48,7 @@ __all__ = [
     "KeepSamples",
     "KeepSignals",
     "KeepTopK",
+    "Resident",
     "SourceTimeout",
     "TeacherCache",
     "batches",
@@ -57,6 +60,7 @@ __all__ = [
     "load",
     "mixup",
     "normalize",
+    "on_device",
     "open_teacher_cache",
     "prefetch_to_device",
     "random_crop",

@@ -180,7 +180,7 @@ def prefetch_to_device(
             return move(batch)
 
     def move(batch: Batch) -> dict[str, Any]:
-        batch = jax.tree.map(_narrow, batch)
+        batch = jax.tree.map(narrow, batch)
         if sharding is None:
             return _to_default_device(batch)
         return jax.tree.map(
@@ -222,7 +222,7 @@ class _HostFeed(Iterator[dict[str, Any]]):
         self.get_state, self.set_state = iterator.get_state, iterator.set_state
 
     def __next__(self) -> dict[str, Any]:
-        return jax.tree.map(_narrow, dict(next(self._iterator)))
+        return jax.tree.map(narrow, dict(next(self._iterator)))
 
 
 class _Background:
@@ -264,7 +264,8 @@ def _to_default_device(batch: Batch) -> Batch:
     return batch
 
 
-def _narrow(array: Any) -> np.ndarray:
+def narrow(array: Any) -> np.ndarray:
+    """An array in the type that JAX gives it; `ValueError` for integers that do not fit."""
     array = np.asarray(array)
     dtype = np.dtype(jax.dtypes.canonicalize_dtype(array.dtype))
     if dtype == array.dtype:

@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from kdjax.base import Algorithm, PyTree, TrainState
+from kdjax.data.resident import with_columns
 from kdjax.parallel import layout as layouts
 from kdjax.parallel.layout import Layout, check_divisible, constrain, place
 from kdjax.parallel.rules import RulesByRole
@@ -49,6 +50,7 @@ def compile(
       An algorithm. Batches are given whole in all forms, with several processes by the rows of
       each; under `pmap` the state has a leading device axis, which `unreplicate` takes off. Where
       a step takes less time than its call, `several` makes some in one, but not under `pmap`.
+      Batches may be row numbers of a data set on the device, see `kdjax.data.on_device`.
 
     Raises:
       ValueError: for an unknown form, a batch that the number of devices does not divide, or a rule
@@ -59,9 +61,18 @@ def compile(
     if how != "jit":
         raise ValueError(f"how is {how!r}, wanted 'jit' or 'pmap'")
     if mesh is None:
-        step = jax.jit(algorithm.step, donate_argnums=(0,) if donate else ())
+        step = jax.jit(_taking_rows(algorithm.step), donate_argnums=(0,) if donate else ())
         return algorithm._replace(step=step, several=_several(step, donate))
     return _over_mesh(algorithm, Layout(mesh, rules), donate)
+
+
+def _taking_rows(step: Callable[..., Any]) -> Callable[..., Any]:
+    """The step, for batches of row numbers too, where `frozen` has the columns of a data set."""
+
+    def taking(state, batch, frozen=None, **options):
+        return step(state, *with_columns(batch, frozen or {}), **options)
+
+    return taking
 
 
 def mesh_step(algorithm: Algorithm, layout: Layout, *, donate: bool = True) -> Callable[..., Any]:
@@ -70,19 +81,19 @@ def mesh_step(algorithm: Algorithm, layout: Layout, *, donate: bool = True) -> C
     Compile it ahead of time with `mesh_step(…).lower(state, batch, frozen)`, of arrays or of
     `jax.ShapeDtypeStruct`s with shardings.
     """
-    inner = layouts.auto(layout)
+    inner, take = layouts.auto(layout), _taking_rows(algorithm.step)
     takes_layout = "layout" in inspect.signature(algorithm.step).parameters
     informed = {"layout": inner} if takes_layout else {}
 
     def step(state: TrainState, batch: Any, frozen: Any) -> tuple[TrainState, dict]:
         state = constrain(state, inner.state(state))
         frozen = constrain(frozen, inner.frozen(frozen))
-        state, metrics = algorithm.step(state, batch, frozen, **informed)
+        state, metrics = take(state, batch, frozen, **informed)
         everywhere = jax.tree.map(lambda _: inner.everywhere, metrics)
         return constrain(state, inner.state(state)), constrain(metrics, everywhere)
 
     def typed_step(state: TrainState, batch: Any, frozen: Any) -> tuple[TrainState, dict]:
-        answer = jax.eval_shape(algorithm.step, *map(_untyped, (state, batch, frozen)))
+        answer = jax.eval_shape(take, *map(_untyped, (state, batch, frozen)))
         metrics = jax.tree.map(lambda _: layout.everywhere, answer[1])
         return jax.sharding.auto_axes(
             step, axes=layout.mesh.axis_names, out_sharding=(layout.state(answer[0]), metrics)
@@ -159,7 +170,7 @@ class _Once:
 
 def _pmap(algorithm: Algorithm, donate: bool) -> Algorithm:
     step = jax.pmap(
-        algorithm.step,
+        _taking_rows(algorithm.step),
         axis_name=PMAP_AXIS,
         in_axes=(0, 0, None),
         donate_argnums=(0,) if donate else (),

@@ -15,6 +15,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from kdjax.base import Batch, ModelApply, PyTree, TrainState
+from kdjax.data.resident import COLUMNS
 from kdjax.parallel import meshes, stacks
 from kdjax.parallel.meshes import FSDP
 from kdjax.parallel.remat import keep_remat
@@ -50,8 +51,11 @@ class Layout:
         return self._on_mesh(state_specs(state, self.mesh, self.rules))
 
     def frozen(self, frozen: Mapping[str, PyTree]) -> Mapping[str, PyTree]:
-        """Shardings of the frozen teachers' variables."""
-        return self._on_mesh(frozen_specs(frozen, self.mesh, self.rules))
+        """Shardings of the frozen teachers' variables; columns of data are whole everywhere."""
+        variables = {name: tree for name, tree in frozen.items() if name != COLUMNS}
+        shardings = self._on_mesh(frozen_specs(variables, self.mesh, self.rules))
+        columns = {name: tree for name, tree in frozen.items() if name == COLUMNS}
+        return {**shardings, **jax.tree.map(lambda _: self.everywhere, columns)}
 
     def _on_mesh(self, specs: PyTree) -> PyTree:
         return jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), specs, is_leaf=_is_spec)
