@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from kdjax.base import Algorithm, Model, Variables
 from kdjax.data import Dataset
-from kdjax.train import recipe, splits
+from kdjax.train import networks, optimizers, recipe, splits
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -69,11 +69,11 @@ def setting(path: str = "configs/fashion_mnist/kd.py") -> Setting:
         "epochs": config.student.epochs,
         "total_steps": int(per_epoch * config.student.epochs),
     }
-    student = recipe.build_model("student.model", config.student.model, facts)
-    teacher = recipe.build_model("teacher.model", config.teacher.model, facts)
+    student = networks.build_model("student.model", config.student.model, facts)
+    teacher = networks.build_model("teacher.model", config.teacher.model, facts)
     batch = {name: jnp.asarray(value) for name, value in data.train.take(np.arange(2)).items()}
     variables = jax.jit(teacher.init)(jax.random.key(0), batch)
-    optimizer = recipe.build_optimizer(
+    optimizer = optimizers.build_optimizer(
         "student.optimizer", config.student.optimizer, facts["total_steps"]
     )
     return Setting(config, data, student, teacher, variables, facts, optimizer)

@@ -36,7 +36,7 @@ import optax
 import kdjax
 from kdjax import losses, parallel
 from kdjax.base import Algorithm, Variables
-from kdjax.train import loop, measuring, recipe, splits
+from kdjax.train import loop, measuring, networks, optimizers, splits
 
 SCRIPT = Path(__file__).resolve().parent / "peers" / "torchdistill_fashion_mnist.py"
 TEACHER_SPLIT, TEACHER_EPOCHS = "train[:20%]", 2
@@ -55,8 +55,8 @@ class Job:
         steps = setting.facts["steps_per_epoch"] * epochs
         config = setting.config
         self.epochs, self.steps, self.batch_size = epochs, steps, setting.batch_size
-        optimizer = recipe.build_optimizer("student.optimizer", config.student.optimizer, steps)
-        model = recipe.build_model("student.model", student, setting.facts)
+        optimizer = optimizers.build_optimizer("student.optimizer", config.student.optimizer, steps)
+        model = networks.build_model("student.model", student, setting.facts)
         self.setting = setting._replace(
             student=model, optimizer=optimizer, facts={**setting.facts, "total_steps": steps}
         )
@@ -155,7 +155,9 @@ def trained_teacher(setting: common.Setting) -> Variables:
     """The recipe's teacher, trained for less long."""
     train = kdjax.data.load(setting.config.data.name, TEACHER_SPLIT)
     steps = train.size // setting.batch_size * TEACHER_EPOCHS
-    optimizer = recipe.build_optimizer("teacher.optimizer", setting.config.teacher.optimizer, steps)
+    optimizer = optimizers.build_optimizer(
+        "teacher.optimizer", setting.config.teacher.optimizer, steps
+    )
     algorithm: Algorithm = parallel.compile(
         kdjax.algorithms.distill(setting.teacher, None, kdjax.lift(losses.cross_entropy), optimizer)
     )

@@ -12,7 +12,7 @@ import pytest
 
 from kdjax import algorithms, losses, objectives
 from kdjax.train import fits
-from kdjax.train.recipe import parts_of
+from kdjax.train.lookup import parts_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = {

@@ -20,7 +20,7 @@ from kdjax import algorithms, distributions, models
 from kdjax.losses import divergences
 from kdjax.models import decoder
 from kdjax.plan import Problem
-from kdjax.train import recipe
+from kdjax.train import optimizers
 
 
 def get_config():
@@ -51,7 +51,9 @@ def get_problem(config, mesh):
     student, teacher = (models.from_linen(m, inputs="tokens") for m in (student, teacher))
     size, length = config.data.batch_size, config.data.length
     batch = {"tokens": jax.ShapeDtypeStruct((size, length), jnp.int32)}
-    optimizer = recipe.build_optimizer("student.optimizer", config.student.optimizer, config.steps)
+    optimizer = optimizers.build_optimizer(
+        "student.optimizer", config.student.optimizer, config.steps
+    )
     return Problem(
         algorithms.distill(student, teacher, forward_kl(mesh, size * length), optimizer),
         batch,

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from kdjax.train.experiment import Job
+from kdjax.train.job import Job
 
 ROUNDS, STEPS = 15, 10
 

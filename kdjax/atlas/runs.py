@@ -204,7 +204,7 @@ class Atlas:
         return experiment
 
     def _opened(self, config: ConfigDict, place: Path, loaded: Data) -> Experiment:
-        experiment = Experiment(config, place, loaded, self.stop)
+        experiment = Experiment(config, loaded, place, self.stop)
         workdir.check_config(place, config, list(experiment.arms))
         workdir.record(place, config, list(experiment.arms))
         return experiment
@@ -237,7 +237,7 @@ class Atlas:
         first = self.protocol.tuning.learning_rates[0]
         baseline = self.family.methods[BASELINE]
         config = self.protocol.config(baseline, first)
-        beside = Experiment(config, self.folder, self._data(config), self.stop)
+        beside = Experiment(config, self._data(config), self.folder, self.stop)
         jobs = [
             e.job(n, 0, self.teacher) for e, n in ((experiment, method.name), (beside, BASELINE))
         ]

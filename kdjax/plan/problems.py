@@ -60,12 +60,12 @@ def load_problem(path: str, config: Any, mesh: Mesh) -> Problem:
 
 
 def _of_experiment(config: Any) -> Problem:
-    from pathlib import Path
-
-    from kdjax.train import experiment, recipe, schema
+    from kdjax.train import recipe, schema
+    from kdjax.train.design import Design
+    from kdjax.train.splits import load_data
 
     config = schema.checked(config)
-    made = experiment.Experiment(config, Path(), experiment.load_data(config))
+    made = Design(config, load_data(config))
     algorithm, batch, frozen = made.step_of(list(made.arms)[-1])
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (batch, frozen))
     return Problem(algorithm, *shapes, recipe.build_rules(config.rules))

@@ -10,8 +10,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from kdjax.losses.numerics import nearest
-from kdjax.train import recipe
+from kdjax.train import lookup
 from kdjax.train.errors import RecipeError
+from kdjax.train.options import names
 from kdjax.train.schemes import SCHEMES, Scheme
 
 TEACHER = "teacher"
@@ -41,14 +42,14 @@ class Arm:
         """Whether anything of a teacher goes into it."""
         if self.scheme == "distill":
             return any(
-                recipe.reads_teacher(part.get("name", "")) for part in recipe.parts_of(self.options)
+                lookup.reads_teacher(part.get("name", "")) for part in lookup.parts_of(self.options)
             )
         return self._wants.needs_teacher
 
     @property
     def taught_by(self) -> tuple[str, ...]:
         """The runs whose students teach it; none if it has the recipe's teacher."""
-        return _names(self.options.get("taught_by"))
+        return names(self.options.get("taught_by"))
 
     @property
     def starts_from(self) -> str:
@@ -76,7 +77,7 @@ class Arm:
     @property
     def reads_logits_only(self) -> bool:
         """Whether the teacher's logits are all it wants of the teacher."""
-        return recipe.reads_only_logits([self.options]) and not self._wants.runs_teacher
+        return lookup.reads_only_logits([self.options]) and not self._wants.runs_teacher
 
     @property
     def wants_validation(self) -> bool:
@@ -130,12 +131,6 @@ def _check_order(arm: Arm, arms: Mapping[str, Arm], path: tuple[str, ...]) -> No
                 f"config.{arm.section} comes after {other!r}{nearest(other, [*arms, TEACHER])}"
             )
         _check_order(arms[other], arms, path)
-
-
-def _names(value: Any) -> tuple[str, ...]:
-    if value is None:
-        return ()
-    return (value,) if isinstance(value, str) else tuple(value)
 
 
 def _own_name(options: Mapping[str, Any]) -> str:

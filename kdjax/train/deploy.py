@@ -17,7 +17,7 @@ import numpy as np
 
 from kdjax.base import Model, Variables
 from kdjax.losses.numerics import nearest
-from kdjax.train import quantization, recipe
+from kdjax.train import networks, quantization
 from kdjax.train import workdir as workdirs
 from kdjax.train.arms import TEACHER, arms_of
 from kdjax.train.errors import RecipeError, one_line
@@ -143,7 +143,7 @@ def load(
         seed = 0 if name == TEACHER else config.seeds[0]
     if data_dir:
         config.data.data_dir = data_dir
-    experiment = Experiment(config, workdir, load_data(config))
+    experiment = Experiment(config, load_data(config), workdir)
     try:
         model, variables = experiment.trained(name, seed)
     except FileNotFoundError as error:
@@ -203,7 +203,7 @@ def _exported(numbers: str, found: Trained, platforms: tuple[str, ...]) -> Expor
 def _quantized(found: Trained, kind: str) -> Trained:
     experiment = found.experiment
     network = experiment.network_of(found.name)
-    if around := sorted(set(network) & set(recipe.WRAPPERS) - {"precision"}):
+    if around := sorted(set(network) & set(networks.WRAPPERS) - {"precision"}):
         raise RecipeError(f"{found.name} has {', '.join(around)}; only plain networks become int8")
     role = "teacher" if found.name == TEACHER else "student"
     batch = {"image": jnp.asarray(experiment.data.test.take(np.arange(1))["image"])}

@@ -5,81 +5,28 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-import kdjax
-from kdjax import data, losses, models, objectives, parallel
-from kdjax.base import Algorithm, Model, Variables
+from kdjax import data, losses, models
+from kdjax.base import Model, Variables
 from kdjax.data import Dataset, TeacherCache
-from kdjax.train import (
-    answers,
-    augmentation,
-    lineage,
-    loop,
-    measuring,
-    processes,
-    recipe,
-    schema,
-    workdir,
-)
+from kdjax.train import answers, lineage, loop, measuring, processes, schema, workdir
 from kdjax.train.arms import TEACHER, Arm, arms_of
 from kdjax.train.checkpoints import read_variables
+from kdjax.train.design import Design
 from kdjax.train.errors import CheckpointError, RecipeError, one_line
+from kdjax.train.job import Job
 from kdjax.train.lineage import Frozen
+from kdjax.train.options import describe
 from kdjax.train.report import write_report
 from kdjax.train.results import RunResult, read_result
-from kdjax.train.splits import CACHE, LABELLED, Data, load_data, training_batches
+from kdjax.train.splits import CACHE, Data, load_data, training_batches
 from kdjax.train.stopping import Stop, stop_on_signals
-
-
-class Job(NamedTuple):
-    """One run: what is trained on what, and how it is called.
-
-    Attributes:
-      name: `'teacher'` or an arm's.
-      seed: of the run.
-      algorithm: compiled.
-      model: of the player `student`.
-      train: the training set.
-      steps: updates in all.
-      key: of all randomness.
-      description: of the objective, in words.
-      shown: the model in words.
-      frozen: variables of the frozen teachers.
-      start: variables that players start from, by name.
-      validation: a second source of batches.
-      main_player: the player whose metrics count, where several play.
-      answers: of the teacher to the views of the training examples, where they are kept.
-    """
-
-    name: str
-    seed: int
-    algorithm: Algorithm
-    model: Model
-    train: Dataset
-    steps: int
-    key: jax.Array
-    description: str
-    shown: str
-    frozen: Mapping[str, Any] = {}
-    start: Mapping[str, Variables] | None = None
-    validation: Dataset | None = None
-    main_player: str = ""
-    answers: TeacherCache | None = None
-
-    def batch(self, size: int) -> dict[str, Any]:
-        """The first training batch in the data's order, on the device."""
-        rows = self.train.take(np.arange(size) % self.train.size)
-        if self.answers is not None:
-            rows = self.answers.join({**rows, "view": np.zeros(size, np.int32)})
-        return {name: jnp.asarray(value) for name, value in rows.items()}
 
 
 def run(config: ConfigDict, folder: str | os.PathLike[str]) -> Path:
@@ -104,7 +51,7 @@ def run(config: ConfigDict, folder: str | os.PathLike[str]) -> Path:
     runs = list(arms_of(config))
     with stop_on_signals() as stop, workdir.claimed(folder):
         workdir.check_config(folder, config, runs)
-        experiment = Experiment(config, folder, load_data(config), stop)
+        experiment = Experiment(config, load_data(config), folder, stop)
         experiment.check()
         workdir.record(folder, config, runs)
         teacher = experiment.teacher()
@@ -118,103 +65,33 @@ def run(config: ConfigDict, folder: str | os.PathLike[str]) -> Path:
 
 
 @dataclasses.dataclass
-class Experiment:
-    """One recipe on loaded data, in one workdir.
+class Experiment(Design):
+    """A design that is carried out in a folder.
 
     Attributes:
-      config: the recipe.
-      workdir: its folder.
-      data: its splits; where they hold the teacher's logits already (in the column
-        `splits.CACHE`), these are taken.
+      workdir: the folder.
       stop: asks the training to end early.
     """
 
-    config: ConfigDict
     workdir: Path
-    data: Data
     stop: Stop = dataclasses.field(default_factory=Stop)
-
-    @functools.cached_property
-    def arms(self) -> dict[str, Arm]:
-        """The ways to train the student: baselines, then the objective itself."""
-        return arms_of(self.config)
-
-    @functools.cached_property
-    def teacher_model(self) -> Model:
-        """The teacher's network, one member's if it is a committee."""
-        classes = self.config.teacher.num_classes or self.data.train.num_classes
-        arms = [arm.options for arm in self.arms.values() if not arm.taught_by]
-        taps = recipe.wanted_taps(arms)[TEACHER]
-        facts = {"num_classes": classes}
-        return recipe.build_model("teacher.model", self.config.teacher.model, facts, taps)
-
-    def model_of(self, name: str) -> Model:
-        """The network of a run; arms without one of their own share the student's."""
-        if name == TEACHER:
-            return self.teacher_model
-        arm = self.arms[name]
-        own = bool(arm.options.get("model"))
-        alike = [arm] if own else [a for a in self.arms.values() if not a.options.get("model")]
-        pupils = [a.options for a in self.arms.values() if name in a.taught_by]
-        taps = recipe.wanted_taps(a.options for a in alike)["student"]
-        taps = tuple(dict.fromkeys([*taps, *recipe.wanted_taps(pupils)[TEACHER]]))
-        key = "model", name if own else "", taps
-        if key not in self._made:
-            section = f"{arm.section}.model" if own else "student.model"
-            facts = {"num_classes": self.data.train.num_classes}
-            self._made[key] = recipe.build_model(section, self.network_of(name), facts, taps)
-        return self._made[key]
-
-    def network_of(self, name: str) -> dict[str, Any]:
-        """What the config says of a run's network."""
-        if name == TEACHER:
-            return self.config.teacher.model.to_dict()
-        return self.arms[name].options.get("model") or self.config.student.model.to_dict()
-
-    @property
-    def needs_teacher(self) -> bool:
-        """Whether any arm has the recipe's teacher."""
-        return any(arm.uses_the_teacher for arm in self.arms.values())
-
-    @property
-    def eval_batch_size(self) -> int:
-        """The batch size that data sets are predicted in."""
-        return min(self.config.data.eval_batch_size, self.data.test.size)
 
     def folder(self, name: str, seed: int) -> Path:
         """Where a run's files are."""
         return self.workdir / "runs" / name / f"seed_{seed}"
 
     def check(self) -> None:
-        """Traces each way to train, without training: shapes, names and options must fit.
+        """Traces each way to train, and looks whether a teacher that is named can be loaded.
 
         Raises:
           RecipeError: one line that says what to change.
         """
-        if self.needs_teacher:
-            self._check_teacher()
-        for name, arm in self.arms.items():
+        if self.needs_teacher and self.config.teacher.checkpoint:
             try:
-                algorithm, batch, frozen = self.step_of(name)
-
-                def trace(frozen, start, algorithm=algorithm, batch=batch):
-                    state = algorithm.init(jax.random.key(0), batch, frozen, start)
-                    return algorithm.step(state, batch, frozen)
-
-                jax.eval_shape(trace, frozen, lineage.start(arm, self._abstract))
-            except RecipeError:
-                raise
-            except (ValueError, TypeError, KeyError) as error:
-                raise RecipeError(
-                    f"config.{arm.section}: {one_line(error)}{self._hint()}"
-                ) from error
-
-    def step_of(self, name: str) -> tuple[Algorithm, dict[str, Any], dict[str, Variables]]:
-        """An arm's algorithm, a batch of its shapes, and the shapes of its frozen variables."""
-        arm = self.arms[name]
-        teacher = lineage.guide(arm, self._abstract_teacher, self._abstract)
-        batch = self._example_batch(self.data.train, arm, teacher)
-        return self._algorithm(arm, teacher, None), batch, self._frozen(arm, teacher)
+                self.trained(TEACHER, 0)
+            except (RecipeError, FileNotFoundError) as error:
+                raise RecipeError(f"config.teacher.checkpoint: {one_line(error)}") from error
+        super().check()
 
     def trained(self, name: str, seed: int) -> tuple[Model, Variables]:
         """Model and variables of a run, as its result was measured with.
@@ -229,7 +106,7 @@ class Experiment:
             metric, folder = None, Path(self.config.teacher.checkpoint).expanduser()
         if folder.name != "checkpoints":
             folder = folder / "checkpoints"
-        like = jax.eval_shape(model.init, jax.random.key(0), self._rows(self.data.train))
+        like = jax.eval_shape(model.init, jax.random.key(0), self.rows(self.data.train))
         try:
             return model, read_variables(folder, like, metric=metric)
         except CheckpointError as error:
@@ -252,14 +129,14 @@ class Experiment:
             if not self.config.teacher.checkpoint:
                 self._train_teacher(member)
             members.append(self.trained(TEACHER, member)[1])
-        teacher = self._committee(members)
+        teacher = self.committee(members)
         if self.config.teacher.checkpoint and not self._finished(TEACHER, 0):
             self._write_result(
                 RunResult(
                     run=TEACHER,
                     seed=0,
                     description=f"loaded from {self.config.teacher.checkpoint}",
-                    model=recipe.describe(self.config.teacher.model),
+                    model=describe(self.config.teacher.model),
                     steps=0,
                     seconds=0.0,
                     parameters=models.count_parameters(teacher.variables),
@@ -275,31 +152,9 @@ class Experiment:
             return None
         try:
             members = range(self.config.teacher.members)
-            return self._committee([self.trained(TEACHER, member)[1] for member in members])
+            return self.committee([self.trained(TEACHER, member)[1] for member in members])
         except FileNotFoundError:
             return None
-
-    def _committee(self, members: list[Variables]) -> Frozen:
-        return lineage.together([self.teacher_model] * len(members), members)
-
-    def _abstract(self, name: str) -> tuple[Model, Variables]:
-        """Model of a run, and the shapes of its variables."""
-        model = self.model_of(name)
-        return model, jax.eval_shape(model.init, jax.random.key(0), self._rows(self.data.train))
-
-    @functools.cached_property
-    def _abstract_teacher(self) -> Frozen:
-        return self._committee([self._abstract(TEACHER)[1]] * self.config.teacher.members)
-
-    def _check_teacher(self) -> None:
-        """Builds what the teacher is trained with, or looks whether it can be loaded."""
-        if not self.config.teacher.checkpoint:
-            self._teacher_algorithm()
-            return
-        try:
-            self.trained(TEACHER, 0)
-        except (RecipeError, FileNotFoundError) as error:
-            raise RecipeError(f"config.teacher.checkpoint: {one_line(error)}") from error
 
     def _train_teacher(self, member: int) -> None:
         if self._finished(TEACHER, member):
@@ -309,36 +164,16 @@ class Experiment:
             Job(
                 TEACHER,
                 member,
-                self._compiled(TEACHER, self._teacher_algorithm),
+                self.compiled(TEACHER, self.teacher_algorithm),
                 self.teacher_model,
-                self._teacher_data,
-                self._facts(options, self._teacher_data)["total_steps"],
+                self.teacher_data,
+                self.facts(options, self.teacher_data)["total_steps"],
                 jax.random.key(options.seed + member),
                 description="cross-entropy with the labels",
-                shown=recipe.describe(options.model),
+                shown=describe(options.model),
             ),
             None,
         )
-
-    def _teacher_algorithm(self) -> Algorithm:
-        options = self.config.teacher
-        facts = self._facts(options, self._teacher_data)
-        objective = objectives.measured(
-            kdjax.lift(losses.cross_entropy, label_smoothing=options.label_smoothing),
-            accuracy=objectives.correct,
-        )
-        optimizer = recipe.build_optimizer(
-            "teacher.optimizer", options.optimizer, facts["total_steps"]
-        )
-        augment = augmentation.build("teacher.augment", options.augment, facts)
-        guards = schema.guards_of(self.config)
-        return kdjax.algorithms.distill(
-            self.teacher_model, None, objective, optimizer, augment=augment, guards=guards
-        )
-
-    @property
-    def _teacher_data(self) -> Dataset:
-        return self.data.train if self.data.teacher is None else self.data.teacher
 
     # The student.
 
@@ -363,98 +198,46 @@ class Experiment:
         return Job(
             name,
             seed,
-            self._compiled(key, lambda: self._algorithm(arm, teacher, seed)),
+            self.compiled(key, lambda: self.algorithm(arm, teacher, find)),
             self.model_of(name),
             train,
-            self._facts(self.config.student)["total_steps"],
+            self.facts(self.config.student)["total_steps"],
             # A student is not to start as its teacher did.
             jax.random.key(seed + 10_000 * lineage.generation(arm, self.arms)),
-            description=recipe.describe(arm.options),
-            shown=recipe.describe(self.network_of(name)),
-            frozen=self._frozen(arm, teacher),
+            description=describe(arm.options),
+            shown=describe(self.network_of(name)),
+            frozen=self.frozen(arm, teacher),
             start=lineage.start(arm, find),
             validation=self.data.validation if arm.wants_validation else None,
             main_player=arm.main_player,
             answers=kept,
         )
 
-    def _algorithm(self, arm: Arm, teacher: Frozen | None, seed: int | None) -> Algorithm:
-        """The algorithm of an arm; for no seed one to take shapes from."""
-        facts = self._facts(self.config.student)
-        if self.config.data.labelled < 1:
-            facts[LABELLED] = LABELLED
-        if teacher is not None and teacher.members > 1:
-            own = [self.model_of(name) for name in arm.taught_by]
-            facts["committee"] = own or [self.teacher_model] * teacher.members
-            facts["members"] = teacher.members
-        abstract = seed is None
-        find = self._abstract if abstract else functools.partial(self._built_on, seed=seed)
-        chosen = lineage.fitted(
-            arm, teacher, find, self.data, self.eval_batch_size, abstract=abstract
-        )
-        optimizer = recipe.build_optimizer(
-            "student.optimizer", self.config.student.optimizer, facts["total_steps"]
-        )
-        guide = None
-        if arm.needs_teacher and teacher is not None:
-            guide = models.from_batch({"logits": CACHE}) if self._cached(arm) else teacher.model
-        options: dict[str, Any] = {
-            "augment": self._augmentation(arm, facts),
-            "guards": schema.guards_of(self.config),
-        }
-        if not arm.wants_validation:
-            options["microbatches"] = self.config.microbatches
-        return recipe.build_algorithm(
-            arm.section, chosen, self.model_of(arm.name), guide, optimizer, facts, **options
-        )
-
-    def _augment(self, arm: Arm) -> tuple[str, Any]:
-        """Where the arm's augmentation is described, and how."""
-        if "augment" in arm.options:
-            return f"{arm.section}.augment", arm.options["augment"]
-        return "student.augment", self.config.student.augment
-
-    def _augmentation(self, arm: Arm, facts: Mapping[str, Any]) -> Any:
-        """The arm's augmentation; repeatable where the teacher's answers to it are kept."""
-        made = augmentation.build(*self._augment(arm), facts)
-        return data.repeatable(made) if made is not None and self._cached(arm) else made
-
-    def _cached(self, arm: Arm) -> bool:
-        """Whether the teacher's logits are computed once and read from the batch."""
-        options, augment = self.config.teacher, self._augment(arm)[1]
-        fixed = not augment or options.cache_views > 0
-        return bool(options.cache) and arm.needs_teacher and arm.reads_logits_only and fixed
-
-    def _frozen(self, arm: Arm, teacher: Frozen | None) -> dict[str, Variables]:
-        if teacher is None or not arm.needs_teacher or self._cached(arm):
-            return {}
-        return {"teacher": teacher.variables}
-
     def _training_data(
         self, arm: Arm, teacher: Frozen | None, seed: int
     ) -> tuple[Dataset, TeacherCache | None]:
         """The training set, with the teacher's logits where these are kept; or these beside it."""
-        train, augment = self.data.train, self._augment(arm)[1]
-        if teacher is None or not self._cached(arm):
+        train, augment = self.data.train, self.augment_options(arm)[1]
+        if teacher is None or not self.cached(arm):
             return train, None
         if CACHE in train.features and not augment and not arm.taught_by:
             return train, None
-        augmented_by = recipe.describe(augment) if augment else ""
+        augmented_by = describe(augment) if augment else ""
         key = CACHE, augmented_by, (arm.taught_by, seed) if arm.taught_by else ()
-        if key not in self._made:
+        if key not in self.made:
             found = answers.answers(
                 self.workdir,
                 teacher,
                 train,
                 self.eval_batch_size,
-                augment=self._augmentation(arm, self._facts(self.config.student)),
+                augment=self.augmentation(arm, self.facts(self.config.student)),
                 views=self.config.teacher.cache_views if augment else 1,
                 augmented_by=augmented_by,
             )
             # Of one view they are a column, which is cheaper than to look them up for each batch.
             joined = (train, found) if augment else (answers.with_answers(train, found), None)
-            self._made[key] = joined
-        return self._made[key]
+            self.made[key] = joined
+        return self.made[key]
 
     # Both.
 
@@ -474,14 +257,18 @@ class Experiment:
         batch_size = self.config.data.batch_size
         batch = job.batch(batch_size)
         if job.validation is not None:
-            batch["validation"] = self._rows(job.validation)
+            batch["validation"] = self.rows(job.validation)
+        train, frozen = job.train, dict(job.frozen)
+        if self.config.data.on_device and job.answers is None:
+            resident = self._resident(job.train)
+            train, frozen[data.COLUMNS] = resident.rows, resident.columns
         outcome = loop.fit(
             job.algorithm,
             job.algorithm.init(job.key, processes.own_rows(batch), job.frozen, job.start),
-            training_batches(job.train, job.validation, batch_size, seed, job.answers),
+            training_batches(train, job.validation, batch_size, seed, job.answers),
             self._budget(job),
             self.folder(job.name, job.seed),
-            frozen=job.frozen,
+            frozen=frozen,
             evaluate=self._evaluate(job.model),
             split=self.data.watch[0],
             description=f"{job.name} seed {job.seed}",
@@ -505,6 +292,13 @@ class Experiment:
                 **self.measure(model, variables, teacher),
             )
         )
+
+    def _resident(self, train: Dataset) -> data.Resident:
+        """The training set on the device; one at a time is kept there."""
+        if self.made.get("resident", (None,))[0] is not train:
+            sharding = None if self.layout is None else self.layout.everywhere
+            self.made["resident"] = train, data.on_device(train, sharding)
+        return self.made["resident"][1]
 
     def _budget(self, job: Job) -> loop.Budget:
         config = self.config
@@ -534,103 +328,23 @@ class Experiment:
         if processes.is_main():
             result.write(self.folder(result.run, result.seed) / "result.json")
 
-    def _rows(self, dataset: Dataset) -> dict[str, Any]:
-        """A batch of a data set, to take shapes from."""
-        rows = np.arange(self.config.data.batch_size) % dataset.size
-        return {name: jnp.asarray(value) for name, value in dataset.take(rows).items()}
-
-    def _example_batch(self, train: Dataset, arm: Arm, teacher: Frozen) -> dict[str, Any]:
-        """A batch with all that an arm reads, without the teacher having been trained."""
-        batch = self._rows(train)
-        if self._cached(arm):
-            signals, _ = jax.eval_shape(teacher.model.apply, teacher.variables, batch)
-            batch[CACHE] = jnp.zeros(signals["logits"].shape)
-            if self._augment(arm)[1]:
-                batch["view"] = jnp.zeros(len(batch["id"]), jnp.int32)
-        if arm.wants_validation:
-            if self.data.validation is None:
-                raise RecipeError(
-                    f"config.data.validation is empty; {arm.scheme} wants a validation split"
-                )
-            batch["validation"] = self._rows(self.data.validation)
-        return batch
-
-    def _facts(self, options: Any, train: Dataset | None = None) -> dict[str, Any]:
-        size = (self.data.train if train is None else train).size
-        batch_size = self.config.data.batch_size
-        if batch_size > size:
-            raise RecipeError(
-                f"config.data.batch_size is {batch_size}, the training set has {size}"
-            )
-        per_epoch = size // batch_size
-        return {
-            "num_examples": size,
-            "num_classes": self.data.train.num_classes,
-            "steps_per_epoch": per_epoch,
-            "epochs": options.epochs,
-            "total_steps": max(1, int(options.epochs * per_epoch)),
-        }
-
-    def _hint(self) -> str:
-        """What to change if the teacher has other classes than the data."""
-        theirs, ours = self.config.teacher.num_classes, self.data.train.num_classes
-        if not theirs or theirs == ours:
-            return ""
-        return (
-            f"; the teacher has {theirs} classes and the student {ours}, so set "
-            "config.teacher.num_classes to 0 or compare features instead of logits"
-        )
-
-    # What is the same for several runs, and made once.
-
-    @functools.cached_property
-    def _made(self) -> dict[str, Any]:
-        return {}
-
-    def _compiled(self, name: str, make: Any) -> Algorithm:
-        """The seeds of an arm share a compiled step."""
-        if name not in self._made:
-            layout = self.layout
-            placed = {} if layout is None else {"mesh": layout.mesh, "rules": layout.rules}
-            self._made[name] = parallel.compile(make(), **placed)
-        return self._made[name]
-
-    @functools.cached_property
-    def layout(self) -> parallel.Layout | None:
-        """Where arrays live; `None` on a single device."""
-        sizes, batch_size = self.config.mesh.to_dict(), self.config.data.batch_size
-        if jax.device_count() == 1 and set(sizes.values()) <= {-1, 1}:
-            return None
-        try:
-            mesh = parallel.make_mesh(**sizes)
-        except ValueError as error:
-            raise RecipeError(f"config.mesh: {one_line(error)}") from error
-        if batch_size % parallel.batch_shards(mesh):
-            if jax.process_count() == 1 and sizes == schema.default().mesh.to_dict():
-                return None
-            raise RecipeError(
-                f"config.data.batch_size is {batch_size}, wanted a multiple of the "
-                f"{parallel.batch_shards(mesh)} devices along data and fsdp"
-            )
-        return parallel.Layout(mesh, recipe.build_rules(self.config.rules))
-
     def _evaluate(self, model: Model) -> loop.Evaluate:
         key = "evaluate", model
-        if key not in self._made:
-            self._made[key] = measuring.evaluator_of(
+        if key not in self.made:
+            self.made[key] = measuring.evaluator_of(
                 model, self.data.watch[1], self.eval_batch_size, self.layout
             )
-        evaluator = self._made[key]
+        evaluator = self.made[key]
         return lambda state: evaluator(state.players["student"].variables)
 
     def _teacher_test_logits(self, teacher: Frozen) -> np.ndarray:
         if CACHE in self.data.test.features:
             return self.data.test.arrays[CACHE]
-        if "test" not in self._made:
-            self._made["test"] = measuring.predict(
+        if "test" not in self.made:
+            self.made["test"] = measuring.predict(
                 teacher.model, teacher.variables, self.data.test, self.eval_batch_size
             )
-        return self._made["test"]
+        return self.made["test"]
 
     @functools.cached_property
     def _test_labels(self) -> np.ndarray:

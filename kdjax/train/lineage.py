@@ -12,7 +12,7 @@ import numpy as np
 from kdjax import models
 from kdjax.base import Model, Variables
 from kdjax.data import Dataset
-from kdjax.train import fits, measuring, recipe
+from kdjax.train import fits, lookup, measuring, networks
 from kdjax.train.arms import Arm
 from kdjax.train.errors import RecipeError, one_line
 from kdjax.train.splits import LABELLED, Data
@@ -50,7 +50,7 @@ def guide(arm: Arm, teacher: Frozen | None, find: Find) -> Frozen | None:
         return teacher
     found = [find(name) for name in arm.taught_by]
     # Networks of different sizes can only be stacked in what is read of them.
-    read = [signal.rpartition(":")[2] for signal in recipe.teacher_signals(arm.options)]
+    read = [signal.rpartition(":")[2] for signal in lookup.teacher_signals(arm.options)]
     fitted_to = ["logits", "embedding"] if fitted_options(arm) else []
     signals = tuple(dict.fromkeys([*read, *fitted_to]))
     return together([model for model, _ in found], [v for _, v in found], signals)
@@ -128,7 +128,7 @@ def _known(source: Frozen | None, data: Data, size: int, abstract: bool) -> fits
 
     head, held_out = None, None
     if source.members == 1:
-        layer = recipe.last_layer(source.variables)
+        layer = networks.last_layer(source.variables)
         head = {key: np.zeros(leaf.shape) if abstract else leaf for key, leaf in layer.items()}
     if data.validation is not None:
         theirs = measuring.column_of(data.validation, "label", size)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from kdjax import models
 from kdjax.base import Batch, Model, Variables
 from kdjax.losses.numerics import nearest
-from kdjax.train import recipe
+from kdjax.train import networks
 from kdjax.train.errors import RecipeError
 
 KINDS = ("int8", "int8_weights")
@@ -44,7 +44,7 @@ def quantize(
     Args:
       section: where the config describes the network.
       options: the network, as in a recipe.
-      facts: as for `recipe.build_model`.
+      facts: as for `networks.build_model`.
       variables: trained, in float32.
       batch: for shapes.
       kind: of `KINDS`.
@@ -65,7 +65,7 @@ def quantize(
     activations = {"act_qtype": jnp.int8} if kind == "int8" else {}
     rule = qwix.QuantizationRule(module_path=".*", weight_qtype=jnp.int8, **activations)
     module = qwix.quantize_model(
-        recipe.build_network(section, options, facts), qwix.PtqProvider([rule])
+        networks.build_network(section, options, facts), qwix.PtqProvider([rule])
     )
     model = models.from_linen(module)
     like = jax.eval_shape(model.init, jax.random.key(0), batch)

@@ -7,8 +7,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from kdjax.algorithms import Guards
-from kdjax.train import recipe
 from kdjax.train.errors import RecipeError, one_line
+from kdjax.train.options import check_keys
 
 OPEN = ("teacher.model", "teacher.augment", "student.model", "student.augment")
 OPEN += ("objective", "baselines", "rules")
@@ -34,7 +34,9 @@ def default() -> ConfigDict:
         most), `label_noise` (share of the training labels replaced by another class),
         `labelled` (share of the training examples whose label is known: below 1 a batch has the
         field `labelled`, and `label_weight` counts such examples alone), `timeout` (seconds after
-        which a batch that does not arrive ends the job, 0 for none).
+        which a batch that does not arrive ends the job, 0 for none), `on_device` (training sets
+        lie in the device's memory, where the steps take their rows; faster where a step takes a few
+        milliseconds or less. A teacher's answers to several views still come from the host).
       teacher: `model` (a network of `kdjax.models` with its options), `epochs`, `optimizer`,
         `augment`, `label_smoothing`, `seed`, `members` (a committee if above 1), `train` (a split
         of its own, with clean labels; empty for the student's), `cache` (compute its logits
@@ -80,6 +82,7 @@ def default() -> ConfigDict:
             "label_noise": 0.0,
             "labelled": 1.0,
             "timeout": 600.0,
+            "on_device": False,
         }
     )
     optimizer = {"name": "adamw", "learning_rate": 1e-3, "schedule": "cosine", "warmup": 0.05}
@@ -174,7 +177,7 @@ def _check_section(path: tuple[str, ...], given: ConfigDict, known: ConfigDict) 
     """Keys and types of a section with fixed keys, and of those below."""
     section = ".".join(path)
     if not section.endswith("optimizer"):  # it takes any option of its optax function
-        recipe.check_keys(section, given, known)
+        check_keys(section, given, known)
     for key, wanted in known.items():
         name = ".".join([*path, key])
         if key not in given:

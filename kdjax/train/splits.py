@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from kdjax import data
 from kdjax.data import DataError, Dataset, TeacherCache
 from kdjax.data.dataset import ArrayRows, Feature, Rows
+from kdjax.data.resident import RowNumbers
 from kdjax.train.errors import RecipeError, one_line
 
 CACHE = "teacher_logits"
@@ -59,11 +60,14 @@ def load_data(config: ConfigDict) -> Data:
     try:
         with _quietly():
             train = with_label_noise(_numbered(load(options.train)), options.label_noise)
+            teacher = load(config.teacher.train) if config.teacher.train else None
+            for dataset in (train, teacher or train) if options.on_device else ():
+                _columns(dataset, "data.on_device")
             return Data(
                 with_known_labels(train, options.labelled),
                 with_shift(load(options.test), options.test_shift),
                 load(options.validation) if options.validation else None,
-                load(config.teacher.train) if config.teacher.train else None,
+                teacher,
             )
     except RecipeError:
         raise
@@ -99,7 +103,7 @@ def with_classes(dataset: Dataset, groups: Sequence[Sequence[int]]) -> Dataset:
     for index, group in enumerate(groups):
         group_of[list(group)] = index
     columns["label"] = group_of[columns["label"]]
-    return data.from_arrays(columns, name=dataset.name, num_classes=len(groups))
+    return _rebuilt(dataset, columns, len(groups))
 
 
 def with_shift(dataset: Dataset, most: int, seed: int = 0) -> Dataset:
@@ -116,7 +120,7 @@ def with_shift(dataset: Dataset, most: int, seed: int = 0) -> Dataset:
     windows = np.lib.stride_tricks.sliding_window_view(padded, images.shape[1:3], axis=(1, 2))
     down, right = np.random.default_rng(seed).integers(0, 2 * most + 1, (2, len(images)))
     columns["image"] = np.moveaxis(windows[np.arange(len(images)), down, right], 1, -1)
-    return data.from_arrays(columns, name=dataset.name, num_classes=dataset.num_classes)
+    return _rebuilt(dataset, columns)
 
 
 def _columns(dataset: Dataset, wanted_by: str) -> dict[str, np.ndarray]:
@@ -124,6 +128,14 @@ def _columns(dataset: Dataset, wanted_by: str) -> dict[str, np.ndarray]:
         return dict(dataset.arrays)
     except TypeError as error:
         raise RecipeError(f"config.{wanted_by}: {one_line(error)}") from error
+
+
+def _rebuilt(
+    dataset: Dataset, columns: dict[str, np.ndarray], num_classes: int | None = None
+) -> Dataset:
+    """A data set of that name with other columns, and with other classes if that is said."""
+    num_classes = num_classes or dataset.num_classes
+    return data.from_arrays(columns, name=dataset.name, num_classes=num_classes)
 
 
 def with_label_noise(dataset: Dataset, share: float, seed: int = 0) -> Dataset:
@@ -142,7 +154,7 @@ def with_label_noise(dataset: Dataset, share: float, seed: int = 0) -> Dataset:
         dataset.num_classes
     )
     columns["label"] = label
-    return data.from_arrays(columns, name=dataset.name, num_classes=dataset.num_classes)
+    return _rebuilt(dataset, columns)
 
 
 def with_known_labels(dataset: Dataset, share: float, seed: int = 0) -> Dataset:
@@ -165,7 +177,7 @@ def _numbered(dataset: Dataset) -> Dataset:
         columns = {**dataset.arrays, "id": np.arange(dataset.size)}
     except TypeError:
         return dataclasses.replace(dataset, rows=_NumberedRows(dataset.rows))
-    return data.from_arrays(columns, name=dataset.name, num_classes=dataset.num_classes)
+    return _rebuilt(dataset, columns)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,7 +220,7 @@ def training_batches(
 
     def batches(dataset: Dataset, seed: int, **options: Any) -> data.BatchIterator:
         # From memory they come at once; those of accelerators have a thread that moves them there.
-        ahead = 0 if isinstance(dataset.rows, ArrayRows) else 2
+        ahead = 0 if isinstance(dataset.rows, ArrayRows | RowNumbers) else 2
         return data.batches(dataset, seed=seed, prefetch=ahead, **shared, **options)
 
     joined = {} if answers is None else {"preprocess": answers.join, "views": answers.views}
@@ -225,7 +237,7 @@ def with_column(
       RecipeError: for a data set that is not held in memory.
     """
     columns = {**_columns(dataset, wanted_by), name: values}
-    return data.from_arrays(columns, name=dataset.name, num_classes=dataset.num_classes)
+    return _rebuilt(dataset, columns)
 
 
 class _Paired:

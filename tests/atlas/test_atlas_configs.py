@@ -23,7 +23,7 @@ def test_every_method_can_be_trained(family, method, tmp_path):
     condition = "semi" if method.condition == "semi" else "full"
     method = dataclasses.replace(method, condition=condition)
     config = protocol.config(method, 1e-3)
-    Experiment(config, tmp_path, load_data(config)).check()
+    Experiment(config, load_data(config), tmp_path).check()
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)

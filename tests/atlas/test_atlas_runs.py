@@ -106,7 +106,7 @@ def test_a_cached_teacher_is_the_teacher(finished):
     folder = finished[0] / "work" / "small"
     protocol = load_protocol("small", finished[0] / "configs")
     config = protocol.teacher_config()
-    experiment = Experiment(config, folder / "teacher", load_data(config))
+    experiment = Experiment(config, load_data(config), folder / "teacher")
     model, variables = experiment.trained("teacher", 0)
     for split, dataset in (("train", experiment.data.train), ("test", experiment.data.test)):
         original = data.load("digits", split)

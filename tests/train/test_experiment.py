@@ -14,6 +14,7 @@ from commands import TINY, kdjax
 
 from kdjax import data, models
 from kdjax.train import answers, augmentation, deploy, experiment, lineage, workdir
+from kdjax.train.errors import RecipeError
 from kdjax.train.results import read_result
 from kdjax.train.splits import load_data, training_batches
 
@@ -324,7 +325,7 @@ def test_a_teacher_whose_logits_on_views_are_cached(tmp_path):
     config = tiny_recipe.get_config()
     config.student.augment = {"random_shift": {"max_shift": 1}}
     config.teacher.cache, config.teacher.cache_views = True, 3
-    made = experiment.Experiment(config, tmp_path, load_data(config))
+    made = experiment.Experiment(config, load_data(config), tmp_path)
     made.check()
     teacher = made.teacher()
     job = made.job("kd", 0, teacher)
@@ -383,3 +384,26 @@ def test_a_folder_of_an_older_version(finished, tmp_path):
 def test_views_without_a_cache(tmp_path):
     answer = kdjax("train", CONFIG, f"--workdir={tmp_path}", "--config.teacher.cache_views=2")
     assert answer.status == 2 and "0 without teacher.cache" in answer.err
+
+
+def test_training_sets_on_the_device(finished, tmp_path):
+    """Where the examples lie changes nothing."""
+    flags = (CONFIG, f"--workdir={tmp_path}", "--config.data.on_device")
+    answer = kdjax("train", *flags)
+    assert answer.status == 0, answer.err
+    for run in ("teacher/seed_0", "labels/seed_0", "kd/seed_0"):
+        here, there = (
+            tiny.result(folder / "runs" / run)["metrics"] for folder in (tmp_path, finished[0])
+        )
+        assert here == pytest.approx(there, rel=1e-4, abs=1e-4)
+
+
+def test_training_sets_that_cannot_lie_on_the_device(monkeypatch):
+    rows = data.from_arrays({"image": np.zeros((9, 2, 2, 1), np.uint8), "label": np.arange(9) % 3})
+    on_disk = dataclasses.replace(rows, rows=tiny.Hidden(rows.rows))
+    monkeypatch.setattr(data, "load", lambda *names, **where: on_disk)
+    config = tiny_recipe.get_config()
+    assert load_data(config).train.size == 9
+    config.data.on_device = True
+    with pytest.raises(RecipeError, match=r"config\.data\.on_device: .* read from disk"):
+        load_data(config)

@@ -100,7 +100,7 @@ def test_a_fit_names_its_run():
 def test_the_teacher_is_the_same_for_all_seeds(tmp_path):
     student = {"name": "mlp", "features": (4,), "classifier": {"width": 16}}
     made = config({"name": "cross_entropy", "model": student, "starts_from": "teacher"})
-    experiment = Experiment(made, tmp_path, load_data(made))
+    experiment = Experiment(made, load_data(made), tmp_path)
     assert experiment.needs_teacher
     experiment.student("cross_entropy", 1, experiment.teacher())
     head = experiment.trained("teacher", 0)[1]["params"]["head"]
@@ -129,7 +129,7 @@ def test_students_around_what_is_frozen_train(tmp_path):
         large={"name": "cross_entropy", "model": {**network, "rows": (0, 4)}},
         special={**special, "model": {**network, "rows": (0, 4), "masked": mask}},
     )
-    experiment = Experiment(made, tmp_path, load_data(made))
+    experiment = Experiment(made, load_data(made), tmp_path)
     experiment.check()
     for name in ("special", "kd"):
         experiment.student(name, 0, None)
@@ -160,4 +160,4 @@ def test_students_around_what_is_frozen_train(tmp_path):
 def test_mistakes_in_a_recipe_are_named(objective, said, tmp_path):
     made = config({"name": "kd", **objective})
     with pytest.raises(RecipeError, match=said):
-        Experiment(made, tmp_path, load_data(made)).check()
+        Experiment(made, load_data(made), tmp_path).check()

@@ -50,7 +50,7 @@ def test_the_order_must_be_one():
 def test_a_chain_trains_with_networks_of_its_own(tmp_path):
     made = config({"name": "kd", "taught_by": "both"}, **CHAIN)
     made.student.epochs = 1.0
-    experiment = Experiment(made, tmp_path, load_data(made))
+    experiment = Experiment(made, load_data(made), tmp_path)
     experiment.check()
     assert not any(tmp_path.iterdir())
     experiment.student("kd", 0, experiment.teacher())
@@ -135,7 +135,7 @@ def test_weights_by_influence_are_looked_up_by_example():
 def test_fits_are_checked(options, said, tmp_path):
     made = config({"name": "kd", **options})
     with pytest.raises(RecipeError, match=said):
-        Experiment(made, tmp_path, load_data(made)).check()
+        Experiment(made, load_data(made), tmp_path).check()
 
 
 def test_groups_of_labels_are_classes():

@@ -40,7 +40,7 @@ def test_the_recipe_can_be_trained(path, tmp_path):
         if config.data.name != "fashion_mnist":
             raise
         pytest.skip(f"the files of Fashion-MNIST are not here: {error}")
-    Experiment(config, tmp_path, data).check()
+    Experiment(config, data, tmp_path).check()
 
 
 @pytest.mark.parametrize("path", EVERY)
