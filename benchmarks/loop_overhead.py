@@ -3,9 +3,10 @@
     python benchmarks/loop_overhead.py
 
 Both sides run the compiled step of `configs/fashion_mnist/kd.py`. One calls it in a Python loop on
-batches that lie on the device already. The other is `kdjax.train.loop.fit` as in a run: batches
-read and moved ahead, metrics, progress, checkpoints. They take turns; each pair of turns gives a
-ratio of steps per second. Results go to benchmarks/results/loop_overhead.{json,md}.
+batches that lie on the device already. The other is `kdjax.train.loop.fit` as in a run: data on the
+device as the recipe has them, or batches read and moved ahead; metrics, progress, checkpoints. They
+take turns; each pair of turns gives a ratio of steps per second. Results go to
+benchmarks/results/loop_overhead.{json,md}.
 """
 
 from __future__ import annotations
@@ -40,10 +41,11 @@ class Case(NamedTuple):
     frozen: dict[str, Any]
     train: Dataset
     budget: loop.Budget
+    on_device: bool = False
 
 
 def cases(setting: common.Setting) -> dict[str, Case]:
-    """The recipe with cached logits, by its calls and by calls of one step; with its teacher."""
+    """The recipe as it is, with batches from the host, by single steps; and with its teacher."""
     config = setting.config
     logits = measuring.predict(
         setting.teacher, setting.teacher_variables, setting.data.train, config.data.eval_batch_size
@@ -54,8 +56,13 @@ def cases(setting: common.Setting) -> dict[str, Case]:
     several = single._replace(steps_per_call=config.student.steps_per_call)
     often = loop.Budget(60, 20, 20, 50)
     cheap = Case(parallel.compile(setting.algorithm(stored)), {}, cached, several)
+    calls = f"{several.steps_per_call} steps per call"
     return {
-        f"cached logits, {several.steps_per_call} steps per call": cheap,
+        f"cached logits, {calls}, data on the device": cheap._replace(on_device=True),
+        f"cached logits, {calls}": cheap,
+        "cached logits, 1 step per call, data on the device": cheap._replace(
+            budget=single, on_device=True
+        ),
         "cached logits, 1 step per call": cheap._replace(budget=single),
         "online teacher": Case(
             parallel.compile(setting.algorithm(setting.teacher)),
@@ -82,6 +89,9 @@ def bare(case: Case, state: Any, batches: list) -> np.ndarray:
 def looped(case: Case, state: Any, batch_size: int) -> tuple[np.ndarray, float]:
     """The same of the loop, and seconds that a run takes besides: opening and closing."""
     begun, looks = common.clocks(), []
+    train, frozen = case.train, dict(case.frozen)
+    if case.on_device:
+        frozen[data.COLUMNS], train = data.on_device(case.train)
 
     def evaluate(state):  # after the warm steps, and after the last row of metrics
         jax.block_until_ready(state)
@@ -92,10 +102,10 @@ def looped(case: Case, state: Any, batch_size: int) -> tuple[np.ndarray, float]:
         loop.fit(
             case.algorithm,
             state,
-            splits.training_batches(case.train, None, batch_size, 0),
+            splits.training_batches(train, None, batch_size, 0),
             case.budget,
             Path(folder),
-            frozen=case.frozen,
+            frozen=frozen,
             evaluate=evaluate,
             description="loop",
             batch_size=batch_size,

@@ -24,6 +24,7 @@ def get_config():
     config.data.name = "fashion_mnist"
     config.data.train = "train[:10%]"
     config.data.batch_size = 256
+    config.data.on_device = True
     config.teacher.train = "train"
     config.teacher.model = {"name": "convnet", "widths": (16, 32, 64, 128, 256)}
     config.teacher.epochs = 4.0
