@@ -10,8 +10,9 @@ from kdjax.models.heads import (
     with_signals,
 )
 from kdjax.models.linen import from_linen
+from kdjax.models.listing import list_taps
 from kdjax.models.nnx import from_nnx
-from kdjax.models.taps import list_taps, tapped
+from kdjax.models.taps import tapped
 from kdjax.models.zoo import MLP, ConvNet, Decoder, Mixer, ResNet, ViT, build, count_parameters
 
 __all__ = [
