@@ -23,6 +23,11 @@ Signals = Mapping[str, Any]
 Batch = Mapping[str, Any]
 """Named arrays (or nested mappings of them) whose leading axis is the example axis."""
 
+ROW = "row"
+"""Field of a batch: the row numbers of its examples, where the examples lie on the device."""
+COLUMNS = "columns"
+"""Where a compiled step finds the data set that these are rows of, beside the frozen teachers."""
+
 
 class ModelInit(Protocol):
     """Makes a model's variables from a key and an example batch."""

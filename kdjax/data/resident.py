@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from kdjax.base import Batch, PyTree
+from kdjax.base import COLUMNS, ROW
 from kdjax.data.dataset import Dataset, Feature, Rows
 from kdjax.data.device import narrow
-
-COLUMNS = "columns"
-"""Under this name a step that `kdjax.parallel.compile` made finds the columns, in `frozen`."""
-ROW = "row"
-"""Field of a batch: the row numbers of its examples."""
 
 
 class Resident(NamedTuple):
@@ -88,19 +83,4 @@ class RowNumbers:
         return self.of.fingerprint()
 
 
-def with_columns(batch: Batch, frozen: Mapping[str, PyTree]) -> tuple[Batch, dict[str, Any]]:
-    """A batch with the examples that its row numbers name, and `frozen` without the columns."""
-    rest = {name: tree for name, tree in frozen.items() if name != COLUMNS}
-    if COLUMNS not in frozen:
-        return batch, rest
-    if ROW not in batch:
-        raise ValueError(
-            f"batch: has {sorted(batch)}, wanted a field {ROW!r} beside frozen[{COLUMNS!r}]; give "
-            "batches of the rows that kdjax.data.on_device gave"
-        )
-    numbers = batch[ROW]
-    taken = {
-        name: column.at[numbers].get(mode="promise_in_bounds")
-        for name, column in frozen[COLUMNS].items()
-    }
-    return {**{name: array for name, array in batch.items() if name != ROW}, **taken}, rest
+__all__ = ["COLUMNS", "Resident", "RowNumbers", "on_device"]

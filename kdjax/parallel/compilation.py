@@ -12,8 +12,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from kdjax.base import Algorithm, PyTree, TrainState
-from kdjax.data.resident import with_columns
 from kdjax.parallel import layout as layouts
+from kdjax.parallel.columns import with_columns
 from kdjax.parallel.layout import Layout, check_divisible, constrain, place
 from kdjax.parallel.rules import RulesByRole
 

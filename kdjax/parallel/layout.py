@@ -14,8 +14,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from kdjax.base import Batch, ModelApply, PyTree, TrainState
-from kdjax.data.resident import COLUMNS
+from kdjax.base import COLUMNS, Batch, ModelApply, PyTree, TrainState
 from kdjax.parallel import meshes, stacks
 from kdjax.parallel.meshes import FSDP
 from kdjax.parallel.remat import keep_remat
