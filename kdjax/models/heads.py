@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,27 +11,32 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from kdjax.base import Batch, Key, Model, Signals, Variables
-from kdjax.models.linen import LinenApply
+from kdjax.models.linen import LinenApply, from_linen
 from kdjax.models.taps import PREFIX, tapped
 
 
-def with_heads(model: Model, heads: Mapping[str, int], *, reads: str = "embedding") -> Model:
-    """Adds linear heads to a model, each a signal of its own.
+def with_heads(
+    model: Model, heads: Mapping[str, int | nn.Module], *, reads: str = "embedding"
+) -> Model:
+    """Adds heads to a model, each a signal of its own.
 
     A second head learns what would harm the first one, and is dropped or merged afterwards: DHO,
     DHKD, SLA and LELP have students with two.
 
     Args:
       model: the model.
-      heads: width of each head by the name of its signal, `{'kd_logits': 10}`.
+      heads: each head by the name of its signal: a width for a linear layer, `{'kd_logits': 10}`,
+        or a linen module that answers with one array. It may draw random numbers and hold
+        statistics, as in a hidden layer with dropout and batch norm.
       reads: the signal that they read, `[batch, …, features]`.
 
     Returns:
       A model with further signals `[batch, …, width]`; its parameters are those of `model` and
-      `heads`.
+      `heads`. What else modules hold is the collection `heads`, by head.
 
     Raises:
       KeyError: when made or applied, if the model has no such signal.
+      TypeError: if a head is neither a width nor a module.
       ValueError: if a head has the name of a signal that the model gives.
 
     Example:
@@ -45,38 +51,69 @@ def with_heads(model: Model, heads: Mapping[str, int], *, reads: str = "embeddin
     References:
       Kang et al., arXiv:2505.07675; Yang et al., arXiv:2411.08937.
     """
-    layers = {name: nn.Dense(width) for name, width in heads.items()}
+    layers = {name: _head(name, head) for name, head in heads.items()}
 
-    def read(signals: Signals) -> jax.Array:
+    def read(signals: Signals) -> Batch:
         if reads not in signals:
             raise KeyError(f"heads read {reads!r}, the model gives {sorted(signals)}")
         if taken := sorted(set(heads) & set(signals)):
             raise ValueError(f"heads may not be called {taken}: the model gives such signals")
-        return signals[reads]
+        return {"feature": signals[reads]}
 
     def init(key: Key, batch: Batch) -> Variables:
         own = dict(model.init(key, batch))
-        shape = read(jax.eval_shape(model.apply, own, batch)[0])
+        shape = read(jax.eval_shape(model.apply, own, batch)[0])["feature"].shape
         made = {
-            name: layer.init(jax.random.fold_in(key, 1 + index), jnp.zeros(shape.shape))["params"]
+            name: layer.init(jax.random.fold_in(key, 1 + index), {"feature": jnp.zeros(shape)})
             for index, (name, layer) in enumerate(layers.items())
         }
-        return {**own, "params": {"model": own["params"], "heads": made}}
+        params = {name: variables["params"] for name, variables in made.items()}
+        return {
+            **own,
+            "params": {"model": own["params"], "heads": params},
+            **_held({**own.get("heads", {}), **made}),
+        }
 
     def apply(
         variables: Variables, batch: Batch, *, key: Key | None = None, train: bool = False
     ) -> tuple[Signals, Variables]:
-        params = variables["params"]
-        own = {**variables, "params": params["model"]}
-        signals, changed = model.apply(own, batch, key=key, train=train)
+        params, held = variables["params"], variables.get("heads", {})
+        own = {name: value for name, value in variables.items() if name != "heads"}
+        # What is left is held by heads of the model itself, if it has some too.
+        own |= _held({name: value for name, value in held.items() if name not in layers})
+        signals, changed = model.apply(
+            {**own, "params": params["model"]}, batch, key=key, train=train
+        )
         feature = read(signals)
-        answers = {
-            name: layer.apply({"params": params["heads"][name]}, feature)
-            for name, layer in layers.items()
-        }
-        return {**signals, **answers}, changed
+        answers, moved = {}, dict(changed.get("heads", {}))
+        for index, (name, layer) in enumerate(layers.items()):
+            answer, state = layer.apply(
+                {"params": params["heads"][name], **held.get(name, {})},
+                feature,
+                key=None if key is None else jax.random.fold_in(key, 1 + index),
+                train=train,
+            )
+            answers[name] = answer["logits"]
+            moved |= {name: {**held[name], **state}} if state else {}
+        return {**signals, **answers}, {**changed, **({"heads": held | moved} if moved else {})}
 
     return Model(init, apply)
+
+
+def _head(name: str, head: int | nn.Module) -> Model:
+    """A head as a model that reads `feature` and gives `logits`."""
+    if isinstance(head, bool) or not isinstance(head, (numbers.Integral, nn.Module)):
+        raise TypeError(f"head {name!r} is {head!r}, wanted a width or a linen module")
+    return from_linen(head if isinstance(head, nn.Module) else nn.Dense(head), inputs="feature")
+
+
+def _held(heads: Mapping[str, Variables]) -> Variables:
+    """The collection of what heads hold besides parameters; none if they hold nothing."""
+    held = {}
+    for name, variables in heads.items():
+        if rest := {kind: value for kind, value in variables.items() if kind != "params"}:
+            held[name] = rest
+    return {"heads": held} if held else {}
 
 
 def with_signals(model: Model, **made: Callable[[Signals], Any]) -> Model:

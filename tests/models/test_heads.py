@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from kdjax import models, objectives
 
@@ -29,6 +30,50 @@ def test_a_head_on_a_model_with_statistics_trains():
     variables = model.init(KEY, BATCH)
     _, changed = model.apply(variables, BATCH, train=True)
     assert set(variables) == {"params", "batch_stats"} and set(changed) == {"batch_stats"}
+
+
+class Hidden(nn.Module):
+    """A head with a hidden layer, dropout and statistics."""
+
+    @nn.compact
+    def __call__(self, feature, *, train=False):
+        x = nn.Dropout(0.5)(nn.Dense(20)(feature), deterministic=not train)
+        return nn.Dense(3)(nn.relu(nn.BatchNorm(use_running_average=not train)(x)))
+
+
+def test_a_head_may_be_a_module():
+    model = models.with_heads(BODY, {"second": Hidden(), "third": 2})
+    variables = model.init(KEY, BATCH)
+    assert set(variables) == {"params", "heads"} and set(variables["heads"]) == {"second"}
+    signals, changed = model.apply(variables, BATCH)
+    head = {"params": variables["params"]["heads"]["second"], **variables["heads"]["second"]}
+    wanted = Hidden().apply(head, signals["embedding"])
+    np.testing.assert_allclose(signals["second"], wanted, rtol=1e-5)
+    assert signals["third"].shape == (6, 2) and not changed
+    first, moved = model.apply(variables, BATCH, key=KEY, train=True)
+    other, _ = model.apply(variables, BATCH, key=jax.random.key(1), train=True)
+    assert np.any(first["second"] != other["second"])
+    np.testing.assert_array_equal(first["third"], other["third"])
+    assert jax.tree.structure(moved["heads"]) == jax.tree.structure(variables["heads"])
+    before, after = (v["heads"]["second"]["batch_stats"] for v in (variables, moved))
+    assert np.any(before["BatchNorm_0"]["mean"] != after["BatchNorm_0"]["mean"])
+
+
+def test_heads_that_hold_something_may_be_added_twice():
+    model = models.with_heads(models.with_heads(BODY, {"second": Hidden()}), {"third": Hidden()})
+    variables = model.init(KEY, BATCH)
+    assert set(variables["heads"]) == {"second", "third"}
+    _, changed = model.apply(variables, BATCH, key=KEY, train=True)
+    for name in ("second", "third"):
+        before, after = (
+            jax.tree.leaves(held[name]) for held in (variables["heads"], changed["heads"])
+        )
+        assert any(np.any(a != b) for a, b in zip(before, after, strict=True)), name
+
+
+def test_a_head_is_a_width_or_a_module():
+    with pytest.raises(TypeError, match="head 'second' is 'wide', wanted a width or a linen"):
+        models.with_heads(BODY, {"second": "wide"})
 
 
 def test_heads_check_their_names():
