@@ -8,7 +8,8 @@ test digits too; their labels are not used. Two teachers are trained on the sour
 teachers go on together: the student, who sees images with noise, learns the labels of the source
 and the teachers' mean on the target; the teachers learn the labels and from the student. Compared
 on turned test digits: the teachers' mean before that (source_only), and the student after it,
-unweighted and weighted.
+unweighted, weighted, and with the mean of these weights for every image (even), which tells whether
+it matters which images count.
 """
 
 from __future__ import annotations
@@ -33,24 +34,24 @@ CLAIM = common.Claim(
 )
 COMPARED = (
     common.Compared("weighted", "unweighted"),
+    common.Compared("weighted", "even"),
     common.Compared("weighted", "source_only"),
 )
 NETWORK = models.from_linen(models.MLP(features=(128, 64)))
 TEACHERS = models.ensemble({"one": NETWORK, "two": NETWORK})
-SHARPNESS = {"unweighted": 0.0, "weighted": 5.0}
+SHARPNESS = 5.0
 
 
 def run(seed: int, steps: int = 600) -> dict[str, float]:
     source, test = common.columns("digits", "train"), turned("test")
-    pool = domains()
     made = algorithms(steps)
     teachers = common.student(common.train(made["source_only"], source, seed + 100, steps))
     logits = common.signals(TEACHERS, teachers, test)["logits"]
     mean = np.asarray(jax.nn.softmax(logits)).mean(1)
     scores = {"source_only": common.accuracy(mean, test["label"])}
-    first = {"params": teachers["params"]["one"]}
-    for arm in SHARPNESS:
-        start = {"learner": first, "teachers": teachers}
+    start = {"learner": {"params": teachers["params"]["one"]}, "teachers": teachers}
+    pool = domains(teachers)
+    for arm in ("unweighted", "even", "weighted"):
         state = common.train(made[arm], pool, seed, steps, variables=start, batch_size=128)
         scores[arm] = common.score(NETWORK, common.student(state, "learner"), test)
     return scores
@@ -58,20 +59,22 @@ def run(seed: int, steps: int = 600) -> dict[str, float]:
 
 @functools.cache
 def algorithms(steps):
-    """Teachers on the source, and both ways of self-training."""
+    """Teachers on the source, and the ways of self-training."""
     source = kdjax.lift(mean_cross_entropy)
     return {
         "source_only": common.learner(TEACHERS, source, common.optimizer(3e-3, steps)),
-        **{arm: self_training(sharpness, steps) for arm, sharpness in SHARPNESS.items()},
+        "unweighted": self_training(steps, sharpness=0.0),
+        "even": self_training(steps, sharpness=0.0, weights="even"),
+        "weighted": self_training(steps, sharpness=SHARPNESS),
     }
 
 
-def self_training(sharpness, steps):
+def self_training(steps, **options):
     learner = objectives.weighted_sum(
         {
             "labels": kdjax.lift(losses.cross_entropy, where="source"),
             "target": kdjax.lift(
-                losses.consensus_kd, teacher="teachers:logits", where="target", sharpness=sharpness
+                losses.consensus_kd, teacher="teachers:logits", where="target", **options
             ),
         }
     )
@@ -116,10 +119,12 @@ def turned(split):
     return {"image": np.stack(images), "label": examples["label"]}
 
 
-@functools.cache
-def domains():
-    """Both domains in one pool, with fields that tell which is which."""
+def domains(teachers):
+    """Both domains in one pool; which is which, and the mean weight that the target starts with."""
     source, target = common.columns("digits", "train"), turned("train")
     pool = {name: np.concatenate([source[name], target[name]]) for name in source}
     is_source = np.arange(len(pool["label"])) < len(source["label"])
-    return {**pool, "source": is_source, "target": ~is_source}
+    logits = common.signals(TEACHERS, teachers, target)["logits"]
+    weight = np.mean(losses.agreement_weights(logits, sharpness=SHARPNESS))
+    even = np.full(len(is_source), weight, np.float32)
+    return {**pool, "source": is_source, "target": ~is_source, "even": even}

@@ -32,6 +32,7 @@ COMPARED = (
     common.Compared("sla_aggregate", "ce_with_rotations"),
     common.Compared("sla_aggregate", "rotations_aggregate"),
     common.Compared("sla_single", "sla_aggregate", margin=1.0),
+    common.Compared("sla_single", "labels"),
 )
 NETWORK = models.from_linen(
     models.Mixer(patch_size=7, width=64, depth=2, token_hidden=32, channel_hidden=128)
