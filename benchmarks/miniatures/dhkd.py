@@ -7,6 +7,13 @@ The student has 32 hidden units and a fifth of the digits, its teacher 256 and 2
 Compared: labels alone; kd; the binary divergence and the labels on one head, on two linear ones,
 and with the paper's second head, of a hidden layer of 200 units with dropout and batch norm. Two
 heads are trained with aligned gradients, and the first one answers.
+
+Outcome: labels 88.9 ± 0.8, kd 96.2 ± 0.5, one_head 96.3 ± 0.3, linear_head 91.8 ± 1.2, hidden_head
+91.2 ± 0.6 (5 seeds; teacher 97.7 ± 0.5). Not reproduced: on one head the loss is as good as kd
+(+0.2 ± 0.3), and a second head of either kind is worse than kd, the paper's by 4.9 ± 0.4 points.
+The first head does gain, 2.3 ± 0.5 points over labels alone; but here, with ten classes, there is
+no harm that a second one could keep from it. Nothing else was tried; configs/digits/dual_head.py
+says the same.
 """
 
 from __future__ import annotations

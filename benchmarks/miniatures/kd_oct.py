@@ -8,6 +8,10 @@ has 84,618 parameters, learns by the focal loss with weights by class, and ends 
 weights over the last quarter of the steps; the student has 2,410 and learns from it, 0.3 of the
 labels and 0.7 of the teacher at temperature 4. Besides: the student by labels alone, which tells
 what of it is the teacher's doing.
+
+Outcome: teacher 90.1 ± 0.7, student 90.0 ± 0.8, labels 90.0 ± 0.9 (balanced accuracy, 5 seeds). The
+student is within a point of the teacher (-0.1 ± 0.2): reproduced. But so it is by labels alone
+(+0.0 ± 0.7), so that this says more of the task than of the teacher. Nothing else was tried.
 """
 
 from __future__ import annotations

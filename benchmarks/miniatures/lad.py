@@ -11,6 +11,13 @@ two draws. Compared: labels alone, and students of a teacher of the image alone 
 draw (by_one_draw) and of two (by_two_draws), half of the labels and half of the teacher. The
 measure is the intersection over union of 500 test scenes. What the teachers reach is shown too;
 those who see noisy masks see the test's.
+
+Outcome: labels 61.1 ± 1.0, by_plain 61.2 ± 0.7, by_one_draw 61.0 ± 1.0, by_two_draws 60.6 ± 0.9 (5
+seeds; the teachers 62.1 ± 0.6, 81.5 ± 0.2 and 81.4 ± 0.2). The teachers who see masks are far
+better, but their students are not: one draw makes -0.2 ± 0.2 points, two make -0.6 ± 0.1, and two
+are worse than one by 0.4 ± 0.1. Not reproduced. The students of all teachers are where labels alone
+lead: what such a teacher knows beyond the image, this student cannot see. Tried besides, on three
+seeds: 30 scenes and noise on 0.8 of the pixels, with the same outcome.
 """
 
 from __future__ import annotations

@@ -10,6 +10,12 @@ network of the many (noisy), of the few (clean), the first trained on with the s
 and on the few, from the start, with the labels and the network of the many (kd), and as two peers
 (mutual), of which the first is taken. The measure is the intersection over union of 500 test scenes
 with clean masks. Fine-tuning has as many steps as each of the others, after those of the many.
+
+Outcome: noisy 50.3 ± 0.5, clean 54.4 ± 1.6, kd 53.8 ± 1.3, mutual 55.1 ± 2.0, fine_tuned 56.7 ± 2.0
+(5 seeds). Fine-tuning is better than kd by 2.9 ± 0.7 points, and than mutual learning by 1.7 ± 0.4:
+reproduced. Tried before, on two seeds: 30 clean masks and half the steps for fine-tuning, where the
+few alone were better by a point. The seeds 5 to 9, run afterwards, say the same as the first five
+(+3.2 ± 0.5 and +2.4 ± 0.5).
 """
 
 from __future__ import annotations

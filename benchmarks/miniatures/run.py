@@ -6,6 +6,7 @@
 Each is a file beside this one with a claim, the arms that the claim compares, and a function
 `run(seed)` that trains them with the library itself and gives a number for each. What came out goes
 to benchmarks/results/miniatures.{json,md}, where claims that are not named stay as they are.
+`--gather` trains nothing: it judges the numbers that are there again.
 """
 
 from __future__ import annotations
@@ -34,34 +35,41 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help=f"of {', '.join(NAMES)}; all by default")
     parser.add_argument("--seeds", type=int, default=3, help="how many")
+    parser.add_argument("--gather", action="store_true", help="train nothing")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the tables")
     options = parser.parse_args()
     if unknown := sorted(set(options.names) - set(NAMES)):
         parser.error(f"there is no {', '.join(unknown)}; there are {', '.join(NAMES)}")
     path = options.results / "miniatures.json"
     found = json.loads(path.read_text()) if path.exists() else {}
+    if options.gather and not found:
+        parser.error(f"there is nothing to gather in {path}")
     for name in options.names or NAMES:
-        found[name] = measured(name, range(options.seeds))
+        miniature = importlib.import_module(f"benchmarks.miniatures.{name}")
+        if not options.gather:
+            found[name] = measured(name, miniature, range(options.seeds))
+        elif name not in found:
+            continue
+        found[name] |= judged(miniature, found[name]["results"])
         write_json_atomic(path, {known: found[known] for known in NAMES if known in found})
         write_atomic(options.results / "miniatures.md", page(found))
     print(page(found))
 
 
-def measured(name: str, seeds: range) -> dict[str, Any]:
-    """What a miniature gives for some seeds, and what that says."""
-    miniature = importlib.import_module(f"benchmarks.miniatures.{name}")
+def measured(name: str, miniature: Any, seeds: range) -> dict[str, Any]:
+    """What a miniature gives for some seeds."""
     results, begun = {}, time.perf_counter()
     for seed in seeds:
         results[str(seed)] = miniature.run(seed)
         print(name, seed, results[str(seed)], file=sys.stderr, flush=True)
+    seconds = round(time.perf_counter() - begun, 1)
+    return {"results": results, "seconds": seconds, "environment": environment()}
+
+
+def judged(miniature: Any, results: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """The claim, and what the results say about it."""
     compared = [{"claim": str(pair), **judge(results, pair)} for pair in miniature.COMPARED]
-    return {
-        **miniature.CLAIM._asdict(),
-        "results": results,
-        "compared": compared,
-        "seconds": round(time.perf_counter() - begun, 1),
-        "environment": environment(),
-    }
+    return {**miniature.CLAIM._asdict(), "compared": compared}
 
 
 def page(found: Mapping[str, Mapping[str, Any]]) -> str:

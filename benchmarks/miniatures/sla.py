@@ -8,6 +8,12 @@ along the way comes close to it.
 labels alone; the four rotations of each image with the same label, answering for the upright image
 (ce_with_rotations) and by the mean over the four (rotations_aggregate); and the two heads of
 `objectives.sla`. All see each image equally often.
+
+Outcome: labels 74.7 ± 1.4, ce_with_rotations 67.8 ± 1.1, rotations_aggregate 73.9 ± 0.8,
+sla_aggregate 78.8 ± 0.8, sla_single 75.5 ± 0.7 (5 seeds). The aggregate is better than rotations as
+augmentation by 11.0 ± 0.6 points, and by 4.9 ± 0.3 where those answer with four passes too:
+reproduced. The head of one pass stays 3.3 ± 0.3 points behind the aggregate and is not told from
+labels alone (+0.8 ± 0.3): not reproduced. Before, two seeds had 600 steps, with the same outcome.
 """
 
 from __future__ import annotations
