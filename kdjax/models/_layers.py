@@ -19,7 +19,7 @@ _norm = partial(nn.BatchNorm, momentum=0.9)
 
 
 TINY = 16
-"""Pixels up to which an image is convolved by a matrix product on CPUs."""
+"""Pixels up to which an image of several channels is convolved by a matrix product on CPUs."""
 
 
 def _conv(width: int, size: int, stride: int = 1, *, name: str) -> nn.Conv:
@@ -32,12 +32,13 @@ def _convolve(x: Image, kernel: jax.Array, strides: Any, padding: str, **options
     """What `jax.lax.conv_general_dilated` gives, in the time that it should take.
 
     XLA's convolutions on CPUs are slow for images that are not larger than their kernel: 2x2 pixels
-    of 128 channels took twelve times as long as the product of a matrix of all windows.
+    of 128 channels took twelve times as long as the product of a matrix of all windows, and the
+    28x28 pixels of a single channel twice as long.
     """
     by_xla = partial(
         jax.lax.conv_general_dilated, window_strides=strides, padding=padding, **options
     )
-    if math.prod(x.shape[1:3]) > TINY:
+    if math.prod(x.shape[1:3]) > TINY and x.shape[-1] > 1:
         return by_xla(x, kernel)
     by_product = partial(_product_of_windows, strides=strides, padding=padding)
     return jax.lax.platform_dependent(x, kernel, cpu=by_product, default=by_xla)
@@ -53,6 +54,19 @@ def _product_of_windows(x: Image, kernel: jax.Array, strides: Any, padding: str)
         for i, j in np.ndindex(*kernel.shape[:2])
     ]
     return jnp.concatenate(shifted, axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
+
+
+def halve(x: Image) -> Image:
+    """The largest of each 2x2 pixels; an odd last row or column stands alone.
+
+    The maximum of four shifted images: its gradient takes a twentieth of the time that that of a
+    pooling window takes on a CPU. Equal pixels share their gradient evenly.
+    """
+    height, width = x.shape[1:3]
+    odd = ((0, 0), (0, height % 2), (0, width % 2), (0, 0))
+    x = jnp.pad(x, odd, constant_values=-jnp.inf)
+    rows = jnp.maximum(x[:, ::2], x[:, 1::2])
+    return jnp.maximum(rows[:, :, ::2], rows[:, :, 1::2])
 
 
 class ConvStage(nn.Module):

@@ -71,7 +71,7 @@ class ConvNet(nn.Module):
         for i, width in enumerate(self.widths):
             x = layers.ConvStage(width, name=f"stage_{i}")(x, train=train)
             if i < len(self.widths) - 1:
-                x = nn.max_pool(x, (2, 2), strides=(2, 2), padding="SAME")
+                x = layers.halve(x)
         return _answer(x.mean((1, 2)), self.num_classes)
 
 
