@@ -141,7 +141,8 @@ def train(
     drawn = np.random.default_rng(seed).integers(0, len(examples["label"]), (steps, batch_size))
     given = (frozen or {}, variables or {})
     on_device = {name: jnp.asarray(values) for name, values in examples.items()}
-    state = _start(made.init, jax.random.key(seed), on_device, drawn[0], given)
+    example = drawn[0] if steps else np.zeros(batch_size, int)
+    state = _start(made.init, jax.random.key(seed), on_device, example, given)
     if compiled_loop:
         return _run(made.step, state, on_device, drawn, given[0])
     for chosen in drawn:
