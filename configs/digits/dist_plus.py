@@ -8,9 +8,9 @@ last stage.
 Claim: correlations of features add to those of logits (DIST+, which also adapts the teacher, as is
 not done here).
 
-Outcome: labels 83.4 ± 1.9, kd 87.8 ± 2.9, dist 92.4 ± 0.7, dist_plus 92.5 ± 0.6 (3 seeds; teacher
-97.5). Correlations of logits are better than labels by 9.0 ± 0.7 points; those of features add
-nothing to them (0.1 ± 0.3): not reproduced in miniature. Students by correlations are far too
+Outcome: labels 83.6 ± 1.8, kd 88.0 ± 2.7, dist 92.3 ± 0.4, dist_plus 92.5 ± 0.6 (3 seeds; teacher
+97.5). Correlations of logits are better than labels by 8.7 ± 0.8 points; those of features add
+nothing to them (0.2 ± 0.3): not reproduced in miniature. Students by correlations are far too
 unsure (ECE 78).
 """
 
