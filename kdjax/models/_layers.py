@@ -33,7 +33,7 @@ def _convolve(x: Image, kernel: jax.Array, strides: Any, padding: str, **options
 
     XLA's convolutions on CPUs are slow for images that are not larger than their kernel: 2x2 pixels
     of 128 channels took twelve times as long as the product of a matrix of all windows, and the
-    28x28 pixels of a single channel twice as long.
+    28x28 pixels of a single channel half as long again (benchmarks/cpu_layers.py).
     """
     by_xla = partial(
         jax.lax.conv_general_dilated, window_strides=strides, padding=padding, **options
@@ -59,8 +59,8 @@ def _product_of_windows(x: Image, kernel: jax.Array, strides: Any, padding: str)
 def halve(x: Image) -> Image:
     """The largest of each 2x2 pixels; an odd last row or column stands alone.
 
-    The maximum of four shifted images: its gradient takes a twentieth of the time that that of a
-    pooling window takes on a CPU. Equal pixels share their gradient evenly.
+    The maximum of four shifted images. On a CPU the gradient of a pooling window took five to
+    twelve times as long (benchmarks/cpu_layers.py). Equal pixels share their gradient evenly.
     """
     height, width = x.shape[1:3]
     odd = ((0, 0), (0, height % 2), (0, width % 2), (0, 0))
