@@ -7,6 +7,8 @@ import signal
 import killing
 import pytest
 
+from kdjax.train.results import read_result
+
 KILLS = 20 if os.environ.get("KDJAX_FULL_TESTS") else 2
 SHORT = ("--config.teacher.epochs=1", "--config.student.epochs=1")
 
@@ -35,6 +37,18 @@ def test_a_job_that_is_killed_ends_as_if_it_had_not_been(undisturbed, tmp_path):
     assert sum(kinds.values()) == KILLS, kinds
     assert lives[-1].ended == "finished"
     assert killing.differences(tmp_path / "work", undisturbed) == []
+
+
+def test_a_job_whose_data_lie_on_the_devices_ends_the_same(undisturbed, tmp_path):
+    job = killing.job(tmp_path / "work", *SHORT, "--config.data.on_device", processes=2)
+    (life,) = killing.torment(job, 0, 0, tmp_path / "log")
+    assert life.ended == "finished", life.error
+    for run in killing.RUNS:  # by another program, so not to the last bit
+        here, there = (
+            read_result(folder / "runs" / run / "seed_0" / "result.json").metrics
+            for folder in (tmp_path / "work", undisturbed)
+        )
+        assert here == pytest.approx(there, rel=1e-4, abs=1e-4)
 
 
 def test_all_stop_when_one_is_asked(tmp_path):
