@@ -11,7 +11,8 @@ import jax
 from jax.sharding import Mesh
 
 from kdjax import parallel
-from kdjax.base import Algorithm, Batch, PyTree, TrainState
+from kdjax.base import COLUMNS, Algorithm, Batch, PyTree, TrainState
+from kdjax.parallel.columns import with_columns
 from kdjax.parallel.layout import check_divisible
 from kdjax.parallel.meshes import batch_shards
 from kdjax.parallel.rules import RulesByRole
@@ -46,7 +47,8 @@ def plan(
     Args:
       algorithm: not yet compiled.
       batch: arrays or `jax.ShapeDtypeStruct`s, the global batch.
-      frozen: the frozen teachers' variables, likewise.
+      frozen: the frozen teachers' variables, likewise; with a data set on the device (see
+        `kdjax.data.on_device`), its columns, and the batch has row numbers.
       mesh: of devices here, or of a topology (see `kdjax.plan.topology`).
       rules: how variables are split, as for `kdjax.parallel.compile`.
       chip: its figures, for whether it fits and for the roofline.
@@ -74,7 +76,9 @@ def plan(
     batch, frozen = _abstract(dict(batch)), _abstract(dict(frozen))
     check_divisible(batch, batch_shards(mesh))
     layout = parallel.Layout(mesh, rules)
-    state = jax.eval_shape(algorithm.init, jax.random.key(0), batch, frozen)
+    state = jax.eval_shape(
+        lambda *given: algorithm.init(jax.random.key(0), *with_columns(*given)), batch, frozen
+    )
     state = _placed(state, layout.state(state))
     frozen = _placed(frozen, layout.frozen(frozen))
     batch = _placed(batch, jax.tree.map(lambda _: layout.rows, batch))
@@ -154,7 +158,10 @@ def _placed(tree: PyTree, shardings: PyTree) -> PyTree:
 
 def _parts(state: TrainState, frozen: PyTree, batch: Batch) -> dict[str, int]:
     """Bytes per device by role; parts without arrays are left out."""
-    parts = {f"{name}: variables": tree for name, tree in frozen.items()}
+    parts = {
+        "training set" if name == COLUMNS else f"{name}: variables": tree
+        for name, tree in frozen.items()
+    }
     for name, player in state.players.items():
         parts |= {
             f"{name}: parameters": player.params,
@@ -178,7 +185,9 @@ def _bytes(tree: PyTree) -> int:
 
 
 def _parameters(state: TrainState, frozen: PyTree) -> dict[str, int]:
-    counts = {name: _count(tree.get("params", tree)) for name, tree in frozen.items()}
+    counts = {
+        name: _count(tree.get("params", tree)) for name, tree in frozen.items() if name != COLUMNS
+    }
     return counts | {name: _count(p.params["model"]) for name, p in state.players.items()}
 
 

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from kdjax.base import Algorithm, Batch, Variables
+from kdjax.base import COLUMNS, ROW, Algorithm, Batch, Variables
 from kdjax.parallel.rules import RulesByRole
 
 
@@ -18,7 +19,8 @@ class Problem(NamedTuple):
     Attributes:
       algorithm: not yet compiled.
       batch: arrays or `jax.ShapeDtypeStruct`s, the global batch.
-      frozen: the frozen teachers' variables, likewise.
+      frozen: the frozen teachers' variables, likewise; and the columns of a data set on the device,
+        of which the batch then has row numbers.
       rules: how variables are split.
       items: examples or tokens per step; the rows of the batch if none.
       unit: what they are called.
@@ -66,6 +68,21 @@ def _of_experiment(config: Any) -> Problem:
 
     config = schema.checked(config)
     made = Design(config, load_data(config))
-    algorithm, batch, frozen = made.step_of(list(made.arms)[-1])
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (batch, frozen))
-    return Problem(algorithm, *shapes, recipe.build_rules(config.rules))
+    algorithm, *shapes = made.step_of(list(made.arms)[-1])
+    batch, frozen = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), shapes)
+    if config.data.on_device and "view" not in batch:  # answers to views come from the host
+        batch, columns = _rows_of(batch, made.data.train.size)
+        frozen = {**frozen, COLUMNS: columns}
+    return Problem(algorithm, batch, frozen, recipe.build_rules(config.rules))
+
+
+def _rows_of(batch: Batch, size: int) -> tuple[Batch, dict[str, jax.ShapeDtypeStruct]]:
+    """A batch of row numbers, and the columns of so many examples."""
+    own = {name: leaf for name, leaf in batch.items() if not isinstance(leaf, Mapping)}
+    nested = {name: tree for name, tree in batch.items() if name not in own}
+    columns = {
+        name: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype)
+        for name, leaf in own.items()
+    }
+    rows = jax.ShapeDtypeStruct(next(iter(own.values())).shape[:1], jnp.int32)
+    return {ROW: rows, **nested}, columns

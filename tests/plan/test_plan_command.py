@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import pytest
 
+from kdjax.data import load
 from kdjax.plan import CHIPS, Memory, Plan, Topology, command
 from kdjax.train.recipe_file import load_recipe
 
@@ -43,6 +44,21 @@ def test_a_recipe_on_simulated_devices(tmp_path):
     assert all(plan["batch_size"] == 64 and plan["traffic"] for plan in plans)
     assert set(plans[0]["parameters"]) == {"teacher", "student"}
     assert (tmp_path / "plan.md").read_text() in answer.stdout
+
+
+def test_a_training_set_on_the_devices_takes_its_memory(tmp_path):
+    """Whole on each of them; a batch is its row numbers."""
+    answer = run(
+        f"--config={TINY}", "--topology=cpu", "--devices=4", "--batch_size=64",
+        "--config.data.on_device", f"--output={tmp_path}",
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stderr
+    (plan,) = json.loads((tmp_path / "plan.json").read_text())
+    train, parts = load("digits", "train"), plan["memory"]["parts"]
+    label_and_id = 2 * 4
+    assert parts["training set"] == train.size * (8 * 8 + label_and_id)
+    assert parts["batch"] == 4 * 64 // 4
+    assert set(plan["parameters"]) == {"teacher", "student"}
 
 
 def test_what_a_user_can_mend_is_one_line():
