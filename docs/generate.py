@@ -27,9 +27,9 @@ KINDS = {
 INTRODUCTION = """\
 # Methods
 
-Every method, the paper it is from, the function that is it, a recipe that trains with it, and what
-holds it to the paper. *Goldens* are numbers of the reference implementation, values and gradients,
-under `tests/goldens`. This page is made from `docs/methods.toml`.
+Every method, the paper it is from, the function that is it, a recipe or a miniature that trains
+with it, and what holds it to the paper. *Goldens* are numbers of the reference implementation,
+values and gradients, under `tests/goldens`. This page is made from `docs/methods.toml`.
 """
 
 
@@ -44,6 +44,7 @@ class Method(NamedTuple):
     paper: str = ""
     arxiv: str = ""
     recipe: str = ""
+    miniature: str = ""
 
 
 def load(path: Path = ROOT / "docs" / "methods.toml") -> list[Method]:
@@ -61,7 +62,7 @@ def methods_page(methods: list[Method]) -> str:
     parts = [INTRODUCTION]
     for kind, title in KINDS.items():
         rows = [
-            (m.name, paper(m), f"[`{m.function}`][]", code(m.recipe), checks(m))
+            (m.name, paper(m), f"[`{m.function}`][]", trained(m), checks(m))
             for m in methods
             if m.kind == kind
         ]
@@ -154,6 +155,11 @@ def link(method: Method) -> str:
 def checks(method: Method) -> str:
     """Goldens and tests."""
     return ", ".join(code(c if c.startswith("tests/") else f"goldens/{c}") for c in method.checks)
+
+
+def trained(method: Method) -> str:
+    """The recipe, and the miniature where recipes cannot hold the claim."""
+    return ", ".join(code(path) for path in (method.recipe, method.miniature) if path)
 
 
 def code(text: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.miniatures import run
 from kdjax import algorithms, losses, objectives
 from kdjax.train import fits
 from kdjax.train.lookup import parts_of
@@ -103,6 +104,15 @@ def test_the_recipe_exists_and_is_of_this_method(method):
     named |= {option for a in arms for option in (*a, *a.get("model", {}))}
     named |= {made for option in named & set(BY_OPTION) for made in BY_OPTION[option]}
     assert name == "distill" or name in named
+
+
+def test_every_miniature_is_of_a_method():
+    """And of its paper."""
+    named = {m.miniature: m.arxiv for m in METHODS if m.miniature}
+    assert set(named) == {f"benchmarks/miniatures/{name}.py" for name in run.NAMES}
+    for path, arxiv in named.items():
+        module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
+        assert module.CLAIM.arxiv == arxiv, path
 
 
 def test_every_kind_has_a_heading():

@@ -87,7 +87,8 @@ def kd(
       Array([1.3113], dtype=float32)
 
     References:
-      Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network, arXiv:1503.02531.
+      Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network, arXiv:1503.02531; pixel
+      by pixel in Neupane, Aryal, Rajabifard, arXiv:2311.03867.
     """
     return divergences.kl_divergence(
         student_logits,
