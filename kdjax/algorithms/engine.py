@@ -31,7 +31,7 @@ from kdjax.algorithms.players import (
     role_key,
     view_for,
 )
-from kdjax.base import Algorithm, Batch, Context, Key, PlayerState, TrainState, Variables
+from kdjax.base import COLUMNS, Algorithm, Batch, Context, Key, PlayerState, TrainState, Variables
 from kdjax.parallel import Layout
 
 Augment = Callable[[Key, Batch], Batch]
@@ -226,7 +226,7 @@ def _check(setting: Setting, microbatches: int) -> None:
     players, teachers = setting.players, setting.teachers
     if not players:
         raise ValueError("players is empty, wanted at least one")
-    if clash := sorted(set(teachers) & {"batch", "student", *players}):
+    if clash := sorted(set(teachers) & {"batch", "student", COLUMNS, *players}):
         raise ValueError(f"teachers may not be called {clash}: the names are taken")
     if "batch" in players:
         raise ValueError("a player may not be called 'batch': the name is taken")

@@ -228,6 +228,10 @@ def test_microbatches_must_divide_the_batch():
         (({"batch": quadratic("batch")},), "may not be called 'batch'"),
         (({"a": quadratic("a")}, {"a": Teacher(network(4))}), r"may not be called \['a'\]"),
         (
+            ({"a": quadratic("a")}, {"columns": Teacher(network(4))}),
+            r"may not be called \['columns'\]",
+        ),
+        (
             ({"a": quadratic("a")}, {"t": Teacher(network(4), average_of="b")}),
             "teacher 't' averages 'b'; the players are",
         ),
